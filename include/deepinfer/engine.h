@@ -1,0 +1,129 @@
+// The engine: token ids in, token ids out. Text, templates and stop strings are the business of those who
+// call it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "deepinfer/result.h"
+
+namespace deepinfer {
+
+// How the next token is chosen. Names, meaning and defaults are vLLM's SamplingParams; ranges:
+// engine/sampling_params.cpp.
+struct SamplingParams {
+  int n = 1;                        // choices of one prompt, 1 to 128
+  float temperature = 1.0f;         // 0: the most likely token
+  float top_p = 1.0f;               // (0, 1]
+  int top_k = -1;                   // -1 or 0: all
+  float min_p = 0.0f;               // [0, 1]
+  float presence_penalty = 0.0f;    // [-2, 2]
+  float frequency_penalty = 0.0f;   // [-2, 2]
+  float repetition_penalty = 1.0f;  // (0, 2]
+  std::optional<int64_t> seed;      // unset: drawn at random
+  int max_tokens = 16;              // at least 1
+  int min_tokens = 0;               // end of sequence and stop ids are impossible before
+  std::vector<int32_t> stop_token_ids;
+  bool ignore_eos = false;
+  std::vector<std::pair<int32_t, float>> logit_bias;  // token, [-100, 100]
+  int logprobs = -1;  // -1: none; 0: of the chosen token; k: and of the k most likely ones
+};
+
+struct TokenLogprob {
+  int32_t token = 0;
+  float logprob = 0;
+};
+
+struct OutputToken {
+  int32_t id = 0;
+  float logprob = 0;  // of the raw logits, before penalties and temperature; valid when logprobs >= 0
+  std::vector<TokenLogprob> top;  // `logprobs` entries, most likely first
+};
+
+enum class FinishReason : uint8_t { kNone, kStop, kLength, kCancelled, kError };
+
+// One piece of news of one choice. Views are valid during the call only.
+struct OutputEvent {
+  uint64_t request = 0;
+  int choice = 0;          // 0 to n-1
+  bool scheduled = false;  // first news: the request left the queue
+  std::span<const OutputToken>
+      tokens;  // new ones, in order; the token that ended the sequence (eos, stop id) comes last
+  FinishReason finish = FinishReason::kNone;
+  int32_t stop_token = -1;  // the id that ended it, when finish is kStop
+  int prompt_tokens = 0;
+  int cached_tokens = 0;         // of the prompt, taken from the prefix cache
+  const Error* error = nullptr;  // when finish is kError
+};
+
+// Called on the engine's thread: hand the event over and return, never block, never throw.
+using OnEvent = std::function<void(const OutputEvent&)>;
+
+struct EngineRequest {
+  std::vector<int32_t> prompt;  // token ids, 1 to max_model_len - 1
+  SamplingParams sampling;
+  int priority = 0;        // lower is served first
+  std::string cache_salt;  // prefixes are shared only between equal salts
+};
+
+struct EngineStats {
+  int running = 0;  // sequences
+  int waiting = 0;
+  int64_t total_blocks = 0;
+  int64_t free_blocks = 0;  // includes cached ones that nobody uses
+  uint64_t steps = 0;
+  uint64_t preemptions = 0;
+  uint64_t prompt_tokens = 0;
+  uint64_t cached_tokens = 0;
+  uint64_t generated_tokens = 0;
+  double seconds_since_heartbeat = 0;  // 0 when idle
+};
+
+class Clock;
+class ModelRunner;
+
+struct EngineOptions {
+  int max_num_batched_tokens = 2048;
+  bool enable_chunked_prefill = true;
+  bool enable_prefix_caching = true;
+  int max_queue = 512;           // waiting sequences, n counts
+  double queue_timeout = 60;     // seconds; 0: none
+  double timeout = 600;          // seconds in all; 0: none
+  std::vector<int32_t> end_ids;  // end of sequence
+  std::string event_log;         // a file for one JSON line per event; empty: none
+};
+
+// One thread owns all scheduling state; these methods may be called from any thread.
+class Engine {
+ public:
+  // Starts the engine's thread. `clock` null: the steady clock.
+  Engine(std::unique_ptr<ModelRunner> runner, EngineOptions options, Clock* clock = nullptr);
+  ~Engine();  // stop()
+  Engine(const Engine&) = delete;
+
+  // Returns the request's id; events follow until each choice had its finish. kInvalidArgument,
+  // kContextLength, kQueueFull, kUnavailable (draining).
+  Result<uint64_t> submit(EngineRequest request, OnEvent on_event);
+
+  // The request's sequences and blocks are free by the end of the step that runs. Unknown ids are ignored.
+  void cancel(uint64_t request);
+
+  void drain();  // refuse new requests, let the running ones end
+  bool idle() const;
+  void stop();  // end at once: what runs gets kCancelled
+
+  bool reset_prefix_cache();  // false while sequences run
+  EngineStats stats() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace deepinfer

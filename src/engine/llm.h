@@ -1,0 +1,36 @@
+// A model ready to serve: engine, tokenizer, template and defaults, made from settings. The server, the
+// commands and Python stand on it.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "deepinfer/config.h"
+#include "deepinfer/engine.h"
+#include "model/model_config.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace deepinfer {
+
+struct Llm {
+  std::vector<std::string> names;  // served_model_name; the first is the main one
+  ModelConfig model;
+  GenerationDefaults generation;
+  int max_model_len = 0;
+  std::string fingerprint;  // hashes build, weights and kernel configuration: "fp_..."
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<ChatTemplate> chat_template;  // null: the model has none
+  std::string template_error;                   // why there is none, when its source could not be parsed
+  std::unique_ptr<Engine> engine;
+
+  // Opens the checkpoint, packs the weights, sizes the KV cache, starts the engine.
+  static Result<std::unique_ptr<Llm>> load(const Config& config);
+};
+
+// What a request that leaves a field out gets: sampling.* where set, else generation_config.json, else
+// built-in.
+SamplingParams default_sampling(const Config& config, const GenerationDefaults& generation);
+
+}  // namespace deepinfer

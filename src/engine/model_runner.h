@@ -1,0 +1,58 @@
+// The boundary between the scheduler's world and the device: a step in, sampled tokens out.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "deepinfer/engine.h"
+#include "ops/params.h"
+#include "tensor/kv_cache.h"
+
+namespace deepinfer {
+
+// One row of a step. Views stay valid until wait() of the step returned.
+struct StepRow {
+  uint64_t sequence = 0;
+  int32_t slot = 0;
+  int32_t context_len = 0;          // tokens in the cache before the step (upper bound in flight)
+  std::span<const int32_t> tokens;  // of this step: ids, or one kTokenFromSlot
+  std::span<const std::vector<int32_t>> block_table;  // [KV groups] block ids by position, -1 where freed
+  bool samples = false;                               // the last token's logits are wanted
+  SampleRow sampling;                                 // when it samples
+};
+
+struct Step {
+  uint64_t id = 0;            // ascending
+  std::vector<StepRow> rows;  // decode rows first, then prefill chunks
+  std::vector<BlockCopy> copies;
+};
+
+struct StepOutput {
+  // Accepted tokens of each sampling row, in the order of the rows: 0 to k of them.
+  std::vector<std::vector<OutputToken>> accepted;
+};
+
+// Two launches a step, so that a grammar's mask can be computed while forward runs. Several steps may be in
+// flight: wait() is called once for each, in order. Used by the engine's thread only. A fault throws; the
+// engine fails the step.
+class ModelRunner {
+ public:
+  struct Info {
+    std::vector<KvGroupSpec> groups;
+    int block_size = 16;
+    int64_t num_blocks = 0;
+    int num_slots = 0;  // = max_num_seqs
+    int vocab_size = 0;
+    int max_model_len = 0;
+    int max_in_flight = 1;  // steps that may be launched before the oldest is waited for
+  };
+
+  virtual ~ModelRunner() = default;
+  virtual const Info& info() const = 0;
+  virtual void launch_forward(const Step& step) = 0;
+  virtual void launch_sample(const Step& step) = 0;
+  virtual StepOutput wait(uint64_t step_id) = 0;
+};
+
+}  // namespace deepinfer

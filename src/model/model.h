@@ -1,0 +1,51 @@
+// A model: layers written over the operations, for a range of layers (a pipeline stage).
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "deepinfer/result.h"
+#include "model/model_config.h"
+#include "model/weights.h"
+#include "ops/ops.h"
+
+namespace deepinfer {
+
+struct LayerRange {
+  int first = 0, last = 0;  // [first, last)
+};
+
+struct StageIO {
+  Tensor hidden_in;   // [T, H] from the stage before, or none: this stage embeds
+  Tensor hidden_out;  // [T, H] for the stage behind, or none: this stage has the head
+  Tensor logits;      // [S, V] F32
+};
+
+class Model {
+ public:
+  virtual ~Model() = default;
+  virtual const ModelConfig& config() const = 0;
+  virtual std::vector<KvGroupSpec> kv_groups(DType kv_dtype) const = 0;
+  virtual void forward(Context& context, const StepBatch& batch, const KvCache& kv, const SlotTable& slots,
+                       const StageIO& io) = 0;
+  virtual size_t scratch_bytes(const Context& context, int64_t tokens, int64_t logit_rows) const = 0;
+};
+
+using MakeModel = Result<std::unique_ptr<Model>> (*)(const ModelConfig& config, const Weights& weights,
+                                                     Context& context, LayerRange layers);
+
+struct ModelArch {
+  const char* hf_name;    // "LlamaForCausalLM"
+  const char* gguf_name;  // "llama"
+  MakeModel make;
+};
+
+// archs.cpp: the table of architectures. Null when the name is not in it; known_archs() is for the message.
+const ModelArch* find_arch(const std::string& hf_or_gguf_name);
+std::string known_archs();
+
+Result<std::unique_ptr<Model>> make_model(const ModelConfig& config, const Weights& weights,
+                                          Context& context);
+
+}  // namespace deepinfer

@@ -1,0 +1,38 @@
+// A checkpoint on disk, opened: its tensors by Hugging Face's names, whatever the file. Memory-mapped:
+// nothing is read yet.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/mapped_file.h"
+#include "deepinfer/result.h"
+#include "tensor/dtype.h"
+
+namespace deepinfer {
+
+struct RawTensor {
+  DType dtype = DType::kF32;
+  std::vector<int64_t> shape;       // outermost first, as in PyTorch (GGUF's order reversed)
+  const std::byte* data = nullptr;  // inside a mapped file
+  size_t bytes = 0;
+  std::string origin;  // "model.gguf: blk.0.attn_q.weight", for messages
+};
+
+struct Weights {
+  std::map<std::string, RawTensor> tensors;  // "model.layers.0.self_attn.q_proj.weight"
+  std::vector<MappedFile> files;             // keep the data alive
+
+  // kModel when missing, of another shape, or of a dtype that is not in `dtypes` (empty: any).
+  Result<const RawTensor*> get(const std::string& name, std::vector<int64_t> shape) const;
+  const RawTensor* find(const std::string& name) const;  // null when missing
+  // Drops what was read of the files from this process's resident memory.
+  void release_pages() const;
+};
+
+}  // namespace deepinfer

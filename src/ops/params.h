@@ -1,0 +1,142 @@
+// The parameters of the operations. An operation is a phase of a layer, not a primitive: about five make a
+// layer, because that is what five kernels (GPU) or five barriers (CPU) a layer need. A backend may split a
+// phase; models never see that.
+//
+// T tokens, B rows, S rows whose logits are wanted, V vocabulary, H hidden. Activations are F32 on the CPU.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "ops/linear_weight.h"
+#include "tensor/kv_cache.h"
+#include "tensor/step_batch.h"
+#include "tensor/tensor.h"
+
+namespace deepinfer {
+
+struct Norm {
+  Tensor weight;  // [H] F32
+  float eps = 1e-5f;
+};
+
+// State of the rows that stays on the device between steps.
+struct SlotTable {
+  Tensor last_token;  // [slots] I32
+};
+
+struct EmbedParams {
+  const StepBatch* batch = nullptr;
+  const SlotTable* slots = nullptr;
+  const LinearWeight* table = nullptr;  // [V, H]
+  Tensor out;                           // [T, H]
+};
+
+// cos and sin of every token's angles, once a step for all layers. Angles are computed in F32, as
+// transformers does.
+struct RopeParams {
+  const StepBatch* batch = nullptr;
+  Tensor inv_freq;     // [rotary_dim / 2] F32
+  float scale = 1.0f;  // of cos and sin (attention factor of some scalings)
+  Tensor out;          // [T, rotary_dim]: cos [rotary_dim / 2], then sin
+};
+
+// x = norm(hidden); q, k, v = W x + b; q/k norm; RoPE; append k, v to the cache.
+struct QkvParams {
+  const StepBatch* batch = nullptr;
+  Tensor hidden;  // [T, H]
+  Norm norm;
+  const LinearWeight* weight =
+      nullptr;          // parts q [heads * dim], k [kv_heads * dim_k], v [kv_heads * dim_v]; concatenated
+  Tensor bias;          // [rows] F32, or none
+  Norm q_norm, k_norm;  // [dim] over each head, or none
+  Tensor rope;          // from RopeParams, or none
+  bool rope_interleaved = false;  // pairs (2i, 2i+1) instead of (i, i + rotary_dim/2)
+  KvLayer kv;
+  int heads = 0;  // query heads of this rank; kv heads are the cache's
+  Tensor q;       // out: [T, heads * dim]
+};
+
+// Causal attention of every token over its row's cache (its own position included).
+struct AttentionParams {
+  const StepBatch* batch = nullptr;
+  Tensor q;  // [T, heads * head_dim_k]
+  KvLayer kv;
+  int heads = 0;
+  float scale = 0;     // of the scores
+  float soft_cap = 0;  // 0: none
+  Tensor out;          // [T, heads * head_dim_v]
+};
+
+// residual += W x + b (summed over ranks)
+struct ProjectParams {
+  Tensor x;                              // [T, K]
+  const LinearWeight* weight = nullptr;  // [H, K]
+  Tensor bias;                           // [H] F32, or none
+  Tensor residual;                       // [T, H] in and out
+};
+
+enum class Activation : uint8_t { kSilu, kGeluTanh };
+
+// out = act(W_gate x) * (W_up x) with x = norm(hidden)
+struct GateUpParams {
+  Tensor hidden;  // [T, H]
+  Norm norm;
+  const LinearWeight* weight = nullptr;  // parts gate, up; paired
+  Tensor bias;                           // [2 * F] F32 (gate, then up), or none
+  Activation activation = Activation::kSilu;
+  Tensor out;  // [T, F]
+};
+
+// Logits of the tokens in batch.logit_token only.
+struct HeadParams {
+  const StepBatch* batch = nullptr;
+  Tensor hidden;  // [T, H]
+  Norm norm;
+  const LinearWeight* weight = nullptr;  // [V, H]
+  float scale = 1.0f;
+  Tensor logits;  // [S, V] F32
+};
+
+struct LogitBias {
+  int32_t token = 0;
+  float bias = 0;
+};
+
+// How one row of logits becomes a token. The order: mask and banned tokens, bias, penalties, temperature,
+// top_k, top_p, min_p, draw (vLLM's). The noise is a function of (seed, position) alone: the same whatever
+// else runs.
+struct SampleRow {
+  int32_t slot = 0;
+  uint64_t seed = 0;
+  int64_t position = 0;      // of the token to be drawn
+  float temperature = 1.0f;  // 0: argmax, the lowest id of equals
+  float top_p = 1.0f;
+  float min_p = 0.0f;
+  int32_t top_k = 0;                        // 0: all
+  float presence_penalty = 0.0f;            // of tokens in `output`
+  float frequency_penalty = 0.0f;           // of tokens in `output`, times their count
+  float repetition_penalty = 1.0f;          // of tokens in `prompt` or `output`
+  std::span<const int32_t> prompt, output;  // read only when a penalty is on
+  std::span<const LogitBias> bias;
+  std::span<const int32_t> banned;  // tokens that cannot be drawn now (min_tokens)
+  const uint32_t* mask = nullptr;   // [ceil(V / 32)] bit set = allowed (grammar); null: all
+  int32_t logprobs = -1;            // -1: none; 0: of the drawn token; k: and of the k most likely ones
+};
+
+struct SampleParams {
+  Tensor logits;                    // [S, V] F32; changed in place
+  std::span<const SampleRow> rows;  // [S]
+  SlotTable* slots = nullptr;       // out: last_token of each row's slot
+  Tensor token;                     // out: [S] I32
+  Tensor logprob;                   // out: [S] F32, of the raw logits; rows with logprobs >= 0
+  Tensor top_token, top_logprob;    // out: [S, max k] I32, F32; rows with logprobs > 0
+};
+
+// dst <- src, whole blocks of all layers of a group.
+struct BlockCopy {
+  int32_t src = 0;
+  int32_t dst = 0;
+};
+
+}  // namespace deepinfer
