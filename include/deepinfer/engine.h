@@ -111,8 +111,9 @@ class Engine {
   // kContextLength, kQueueFull, kUnavailable (draining).
   Result<uint64_t> submit(EngineRequest request, OnEvent on_event);
 
-  // The request's sequences and blocks are free by the end of the step that runs. Unknown ids are ignored.
-  void cancel(uint64_t request);
+  // The request's sequences and blocks, or those of one choice (a stop string was found), are free by the end
+  // of the step that runs; each gets its kCancelled. Unknown ids and finished choices are ignored.
+  void cancel(uint64_t request, int choice = -1);
 
   void drain();  // refuse new requests, let the running ones end
   bool idle() const;
