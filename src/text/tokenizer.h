@@ -32,8 +32,9 @@ struct TokenizerData {
   std::vector<Kind> kinds;          // by id; empty: all normal
   std::vector<std::string> merges;  // "left right", most important first
   std::optional<int32_t> bos, eos, unk, pad;
-  std::vector<int32_t> eog;  // further ids that end a generation (<|eot_id|>, ...)
-  bool add_bos = false, add_eos = false;
+  std::vector<int32_t> eog;     // further ids that end a generation (<|eot_id|>, ...)
+  std::optional<bool> add_bos;  // absent: what the pre-tokenizer's family does (llama-bpe adds it)
+  bool add_eos = false;
 };
 
 // A stretch of the text where the spelling of a special token may become one: template text, never a user's.
