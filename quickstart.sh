@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# From a clean clone to a served model on Debian 12, x86-64:
+#   ./quickstart.sh [--no-serve] [--prefix DIR] [-- arguments of `deepinfer serve`]
+# Installs the Debian packages that are missing (with sudo when not root), builds the release, installs it to
+# /usr/local (root) or ~/.local, fetches the default model into the cache folder and serves it on 127.0.0.1:8000.
+# What is there already is skipped: a second run needs no network.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+usage() { sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+serve=1
+prefix=/usr/local
+[ "$(id -u)" = 0 ] || prefix=$HOME/.local
+while [ $# -gt 0 ]; do
+  case $1 in
+    --no-serve) serve= ;;
+    --prefix)
+      prefix=${2:?--prefix: a folder is missing}
+      shift
+      ;;
+    --prefix=*) prefix=${1#--prefix=} ;;
+    -h | --help)
+      usage
+      exit 0
+      ;;
+    --)
+      shift
+      break
+      ;;
+    *)
+      printf 'quickstart.sh: unknown argument %s\n' "$1" >&2
+      usage >&2
+      exit 2
+      ;;
+  esac
+  shift
+done
+# shellcheck source=tools/common.sh
+. "$root/tools/common.sh"
+[ "$(uname -m)" = x86_64 ] || die "this is $(uname -m); x86-64 is what is built and tested"
+
+model=${DEEPINFER_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/deepinfer}/models/SmolLM2-135M-Instruct.Q4_1.gguf
+mapfile -t missing < <(missing_packages build)
+needs=()
+[ ${#missing[@]} = 0 ] || needs+=("${#missing[@]} Debian packages: up to 1.2 GB of disk, about 1 minute")
+[ -f "$root/build/release/build.ninja" ] || needs+=("the build: 0.2 GB, about 3 minutes on 2 cores")
+[ -f "$model" ] || needs+=("the default model: 98 MB to download, the same on disk")
+if [ ${#needs[@]} -gt 0 ]; then
+  echo 'DeepInfer needs, once:'
+  printf '  - %s\n' "${needs[@]}"
+  printf 'Free here: %s. The details go to %s\n' "$(df -h --output=avail "$root" | tail -n 1 | tr -d ' ')" "$log"
+fi
+
+step() {  # NUMBER TEXT
+  printf '[%s/4] %s\n' "$1" "$2"
+  begin=$(now)
+}
+finished() { printf '      done, %d s\n' "$(($(now) - begin))"; }
+
+if [ ${#missing[@]} -gt 0 ]; then
+  step 1 "installing ${#missing[@]} packages${SUDO_USER:+ for $SUDO_USER}"
+  install_packages build
+  finished
+else
+  step 1 'packages: all there'
+fi
+
+step 2 'building the release'
+options=()
+[ -f "$root/build/release/build.ninja" ] || options=(-DDEEPINFER_BUILD_TESTS=OFF)
+build_preset release deepinfer "${options[@]}"
+finished
+
+step 3 "installing to $prefix"
+run_logged 'the installation' cmake --install "$root/build/release" --prefix "$prefix" ||
+  die "cannot install to $prefix: choose another folder with --prefix"
+case ":$PATH:" in
+  *":$prefix/bin:"*) ;;
+  *) printf '      %s/bin is not on PATH. To call deepinfer by its name: export PATH="%s/bin:$PATH"\n' "$prefix" "$prefix" ;;
+esac
+
+if [ -f "$model" ]; then
+  step 4 'the default model: there already'
+else
+  step 4 'fetching the default model'
+  "$root/tools/fetch_default_model.sh"
+  finished
+fi
+
+if [ -z "$serve" ]; then
+  echo "Ready: $prefix/bin/deepinfer serve"
+  exit 0
+fi
+exec "$prefix/bin/deepinfer" serve "$@"

@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Installs what the tests need and runs all of them:
+#   ./test.sh              every stage
+#   ./test.sh NAME...      only these: style, debug, release, tsan, python (later ones may need earlier builds)
+# The last line is the sum of what the tests reported; the exit code is 0 only if nothing failed.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cd "$root"
+# shellcheck source=tools/common.sh
+. tools/common.sh
+
+case "${1:-}" in
+  -h | --help)
+    sed -n '2,5s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
+esac
+wanted=" ${*:-style debug release tsan python} "
+for name in $wanted; do
+  case $name in
+    style | debug | release | tsan | python) ;;
+    *) die "unknown stage $name, expected: style, debug, release, tsan, python" 2 ;;
+  esac
+done
+
+results=$root/build/test-results
+rm -rf "$results"
+mkdir -p "$results"
+stages=()  # kind:name=status, for the sum
+begin=$(now)
+export DEEPINFER_TEST_DATA=${DEEPINFER_TEST_DATA:-$root/.cache/test-data}
+export DEEPINFER_BUILD_DIR=$root/build/release
+export DEEPINFER_BIN=$DEEPINFER_BUILD_DIR/src/cli/deepinfer
+export CTEST_PARALLEL_LEVEL=${CTEST_PARALLEL_LEVEL:-$(nproc)}
+
+# stage KIND NAME command...: runs it, prints its seconds, remembers whether it failed. KIND: see test_summary.py.
+stage() {
+  local kind=$1 name=$2 start status=0
+  shift 2
+  start=$(now)
+  printf '=== %s\n' "$name"
+  "$@" || status=$?
+  printf '=== %s: %s, %d s\n' "$name" "$([ "$status" = 0 ] && echo ok || echo FAILED)" "$(($(now) - start))"
+  stages+=("$kind:$name=$status")
+  return "$status"
+}
+
+check_format() {
+  local files
+  mapfile -t files < <(git ls-files '*.h' '*.cpp')
+  clang-format-19 --dry-run -Werror "${files[@]}" && echo "${#files[@]} files are formatted"
+}
+
+# tests SUITE FOLDER: ctest in a build folder; its report and GoogleTest's go to build/test-results/SUITE.
+tests() {
+  mkdir -p "$results/$1/gtest"
+  GTEST_OUTPUT=xml:$results/$1/gtest/ ctest --test-dir "$2" --output-on-failure --no-tests=error --timeout 600 \
+    --output-junit "$results/$1/ctest.xml"
+}
+
+python_tools() {
+  if [ ! -x .venv/bin/python ]; then python3 -m venv .venv || return; fi
+  if ! cmp -s tests/requirements.txt .venv/installed.txt; then
+    .venv/bin/python -m pip install -q --disable-pip-version-check -r tests/requirements.txt || return
+    cp tests/requirements.txt .venv/installed.txt
+  fi
+}
+
+python_tests() {
+  mkdir -p "$results/python"
+  .venv/bin/python -m pytest -q -rs --timeout 600 -p no:cacheprovider --junit-xml "$results/python/pytest.xml" tests
+}
+
+run_style() {
+  stage check format check_format || true
+  stage check 'include rules, self-test' tools/check_includes.py --self-test || true
+  stage check 'include rules' tools/check_includes.py || true
+  stage check 'what does not belong' tools/check_text.sh || true
+}
+
+run_debug() {  # AddressSanitizer, UndefinedBehaviorSanitizer
+  stage step 'build cpu-debug' build_preset cpu-debug all -DDEEPINFER_BUILD_TESTS=ON || return 0
+  stage suite cpu-debug tests cpu-debug build/cpu-debug || true
+}
+
+run_release() {
+  stage step 'build release' build_preset release all -DDEEPINFER_BUILD_TESTS=ON || return 0
+  stage suite release tests release build/release || true
+}
+
+run_tsan() {  # ThreadSanitizer, where threads meet
+  stage step 'build cpu-tsan' build_preset cpu-tsan 'tests/unit/base/all tests/unit/engine/all tests/unit/server/all' \
+    -DDEEPINFER_BUILD_TESTS=ON || return 0
+  for folder in base engine server; do
+    stage suite "cpu-tsan $folder" tests "cpu-tsan $folder" "build/cpu-tsan/tests/unit/$folder" || true
+  done
+}
+
+run_python() {
+  stage step 'python tools' python_tools || return 0
+  stage suite python python_tests || true
+}
+
+if ! stage step packages install_packages build test || ! stage step 'test data' tools/fetch_test_data.sh "$DEEPINFER_TEST_DATA"; then
+  python3 tools/test_summary.py "$results" "${stages[@]}"
+  exit 1
+fi
+for name in style debug release tsan python; do
+  case $wanted in *" $name "*) "run_$name" ;; esac
+done
+printf '=== all: %d s\n' "$(($(now) - begin))"
+python3 tools/test_summary.py "$results" "${stages[@]}"
