@@ -58,7 +58,7 @@ step() {  # NUMBER TEXT
 finished() { printf '      done, %d s\n' "$(($(now) - begin))"; }
 
 if [ ${#missing[@]} -gt 0 ]; then
-  step 1 "installing ${#missing[@]} packages${SUDO_USER:+ for $SUDO_USER}"
+  step 1 "installing ${#missing[@]} packages"
   install_packages build
   finished
 else

@@ -31,6 +31,8 @@ begin=$(now)
 export DEEPINFER_TEST_DATA=${DEEPINFER_TEST_DATA:-$root/.cache/test-data}
 export DEEPINFER_BUILD_DIR=$root/build/release
 export DEEPINFER_BIN=$DEEPINFER_BUILD_DIR/src/cli/deepinfer
+# A checkout may belong to somebody else than who tests it, which git refuses without this.
+export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0=$root
 export CTEST_PARALLEL_LEVEL=${CTEST_PARALLEL_LEVEL:-$(nproc)}
 
 # stage KIND NAME command...: runs it, prints its seconds, remembers whether it failed. KIND: see test_summary.py.
@@ -48,6 +50,7 @@ stage() {
 check_format() {
   local files
   mapfile -t files < <(git ls-files '*.h' '*.cpp')
+  [ ${#files[@]} -gt 0 ] || return 1
   clang-format-19 --dry-run -Werror "${files[@]}" && echo "${#files[@]} files are formatted"
 }
 
