@@ -26,4 +26,7 @@ struct Checkpoint {
 // use.
 Result<Checkpoint> open_checkpoint(const std::filesystem::path& path);
 
+// The same without the tokenizer (null), which may be missing: for what works on token ids alone.
+Result<Checkpoint> open_weights(const std::filesystem::path& path);
+
 }  // namespace deepinfer

@@ -7,9 +7,9 @@
 #include <map>
 #include <memory>
 #include <string>
-#include <variant>
 #include <vector>
 
+#include "base/arena.h"
 #include "base/mapped_file.h"
 #include "deepinfer/result.h"
 #include "tensor/dtype.h"
@@ -19,7 +19,7 @@ namespace deepinfer {
 struct RawTensor {
   DType dtype = DType::kF32;
   std::vector<int64_t> shape;       // outermost first, as in PyTorch (GGUF's order reversed)
-  const std::byte* data = nullptr;  // inside a mapped file
+  const std::byte* data = nullptr;  // inside a mapped file; aligned to an element (to 8 bytes for blocks)
   size_t bytes = 0;
   std::string origin;  // "model.gguf: blk.0.attn_q.weight", for messages
 };
@@ -27,8 +27,11 @@ struct RawTensor {
 struct Weights {
   std::map<std::string, RawTensor> tensors;  // "model.layers.0.self_attn.q_proj.weight"
   std::vector<MappedFile> files;             // keep the data alive
+  std::vector<Buffer> copies;                // of tensors that stand misaligned in their file
+  // Tensors of a dtype that is not built: name -> "model.safetensors: dtype F8_E4M3". Refused when asked for.
+  std::map<std::string, std::string> unsupported;
 
-  // kModel when missing, of another shape, or of a dtype that is not in `dtypes` (empty: any).
+  // kModel when missing, of another shape, or of a dtype that is not built.
   Result<const RawTensor*> get(const std::string& name, std::vector<int64_t> shape) const;
   const RawTensor* find(const std::string& name) const;  // null when missing
   // Drops what was read of the files from this process's resident memory.
