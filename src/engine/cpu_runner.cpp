@@ -1,0 +1,120 @@
+#include "engine/cpu_runner.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace deepinfer {
+
+Result<std::unique_ptr<CpuRunner>> CpuRunner::create(std::unique_ptr<ThreadPool> pool,
+                                                     std::unique_ptr<Model> model,
+                                                     const CpuRunnerOptions& o) {
+  std::unique_ptr<CpuRunner> r(new CpuRunner);
+  r->pool_ = std::move(pool);
+  r->model_ = std::move(model);
+  const int block_size = 16;
+  std::vector<KvGroupSpec> groups = r->model_->kv_groups(o.kv_dtype);
+  r->info_ = {.groups = groups,
+              .block_size = block_size,
+              .num_blocks = o.num_blocks,
+              .num_slots = o.max_num_seqs,
+              .vocab_size = r->model_->config().vocab_size,
+              .max_model_len = o.max_model_len,
+              .max_in_flight = 1};
+  DI_ASSIGN(r->kv_memory_, Buffer::allocate(o.num_blocks * KvCache::block_bytes(groups, block_size)));
+  r->kv_ = std::make_unique<KvCache>(groups, block_size, o.num_blocks, r->kv_memory_.data(), Device{});
+  DI_ASSIGN(r->logits_memory_, Buffer::allocate(int64_t{o.max_num_seqs} * r->info_.vocab_size *
+                                                static_cast<int64_t>(sizeof(float))));
+  r->last_token_.assign(o.max_num_seqs, 0);
+  r->slots_.last_token = make_tensor(r->last_token_.data(), DType::kI32, {o.max_num_seqs});
+  r->context_ = {.pool = r->pool_.get()};
+  DI_ASSIGN(Buffer scratch, Buffer::allocate(r->model_->scratch_bytes(r->context_, o.max_num_batched_tokens,
+                                                                      o.max_num_seqs)));
+  r->scratch_ = Arena(std::move(scratch));
+  r->context_.scratch = &r->scratch_;
+  return r;
+}
+
+void CpuRunner::flatten(const Step& step) {
+  Flat& f = flat_;
+  for (auto* v : {&f.row_slot, &f.row_start, &f.context_len, &f.token, &f.position, &f.logit_token})
+    v->clear();
+  const size_t groups = info_.groups.size();
+  f.block_ids.resize(groups);
+  f.tables.resize(groups);
+  size_t stride = 0;
+  for (const StepRow& row : step.rows) {
+    f.row_slot.push_back(row.slot);
+    f.row_start.push_back(static_cast<int32_t>(f.token.size()));
+    f.context_len.push_back(row.context_len);
+    for (size_t i = 0; i < row.tokens.size(); ++i)
+      f.position.push_back(row.context_len + static_cast<int32_t>(i));
+    f.token.insert(f.token.end(), row.tokens.begin(), row.tokens.end());
+    if (row.samples) f.logit_token.push_back(static_cast<int32_t>(f.token.size()) - 1);
+    for (const std::vector<int32_t>& table : row.block_table) stride = std::max(stride, table.size());
+  }
+  f.row_start.push_back(static_cast<int32_t>(f.token.size()));
+  for (size_t g = 0; g < groups; ++g) {
+    f.block_ids[g].assign(step.rows.size() * stride, -1);
+    for (size_t b = 0; b < step.rows.size(); ++b) {
+      const std::vector<int32_t>& table = step.rows[b].block_table[g];
+      std::copy(table.begin(), table.end(), f.block_ids[g].begin() + static_cast<int64_t>(b * stride));
+    }
+    f.tables[g] = {f.block_ids[g], static_cast<int32_t>(stride)};
+  }
+  f.batch = {.num_rows = static_cast<int32_t>(step.rows.size()),
+             .num_tokens = static_cast<int32_t>(f.token.size()),
+             .row_slot = f.row_slot,
+             .row_start = f.row_start,
+             .context_len = f.context_len,
+             .token = f.token,
+             .position = f.position,
+             .block_table = f.tables,
+             .logit_token = f.logit_token};
+}
+
+void CpuRunner::launch_forward(const Step& step) {
+  flatten(step);
+  scratch_.reset();
+  const auto rows = static_cast<int64_t>(flat_.logit_token.size());
+  logits_ = make_tensor(logits_memory_.data(), DType::kF32, {rows, info_.vocab_size});
+  if (!step.copies.empty()) ops::copy_blocks(context_, *kv_, step.copies);
+  model_->forward(context_, flat_.batch, *kv_, slots_, {.logits = logits_});
+  launched_ = step.id;
+}
+
+void CpuRunner::launch_sample(const Step& step) {
+  DI_CHECK(step.id == launched_, "sample of step {} after forward of step {}", step.id, launched_);
+  sample_rows_.clear();
+  int32_t most = 0;
+  for (const StepRow& row : step.rows) {
+    if (!row.samples) continue;
+    sample_rows_.push_back(row.sampling);
+    sample_rows_.back().slot = row.slot;
+    most = std::max(most, row.sampling.logprobs);
+  }
+  output_.accepted.assign(sample_rows_.size(), {});
+  if (sample_rows_.empty()) return;
+  const auto S = static_cast<int64_t>(sample_rows_.size());
+  scratch_.reset();
+  SampleParams p{.logits = logits_, .rows = sample_rows_, .slots = &slots_};
+  p.token = make_tensor(scratch_.allocate_n<int32_t>(S), DType::kI32, {S});
+  p.logprob = make_tensor(scratch_.allocate_n<float>(S), DType::kF32, {S});
+  p.top_token = make_tensor(scratch_.allocate_n<int32_t>(S * most), DType::kI32, {S, most});
+  p.top_logprob = make_tensor(scratch_.allocate_n<float>(S * most), DType::kF32, {S, most});
+  ops::sample(context_, p);
+  for (int64_t s = 0; s < S; ++s) {
+    OutputToken token{.id = p.token.as<int32_t>()[s]};
+    if (sample_rows_[s].logprobs >= 0) token.logprob = p.logprob.as<float>()[s];
+    for (int32_t k = 0; k < sample_rows_[s].logprobs; ++k)
+      token.top.push_back({p.top_token.row<int32_t>(s)[k], p.top_logprob.row<float>(s)[k]});
+    output_.accepted[s].push_back(std::move(token));
+  }
+}
+
+StepOutput CpuRunner::wait(uint64_t step_id) {
+  DI_CHECK(step_id == launched_, "wait for step {}, launched {}", step_id, launched_);
+  return std::move(output_);
+}
+
+}  // namespace deepinfer

@@ -1,0 +1,63 @@
+// Runs steps on the CPU: one at a time, done when launch_sample returns.
+#pragma once
+
+#include <memory>
+
+#include "engine/model_runner.h"
+#include "model/model.h"
+
+namespace deepinfer {
+
+struct CpuRunnerOptions {
+  int max_num_seqs = 128;
+  int max_num_batched_tokens = 2048;
+  int max_model_len = 0;
+  int64_t num_blocks = 0;
+  DType kv_dtype = DType::kF16;
+};
+
+class CpuRunner final : public ModelRunner {
+ public:
+  // Reserves everything that a step needs; memory counts when it is first touched. kMemory when the system
+  // refuses.
+  static Result<std::unique_ptr<CpuRunner>> create(std::unique_ptr<ThreadPool> pool,
+                                                   std::unique_ptr<Model> model,
+                                                   const CpuRunnerOptions& options);
+
+  const Info& info() const override { return info_; }
+  void launch_forward(const Step& step) override;
+  void launch_sample(const Step& step) override;
+  StepOutput wait(uint64_t step_id) override;
+
+  // Logits of the last forward, [S, V]: for tests and for quality measurements.
+  Tensor logits() const { return logits_; }
+
+ private:
+  // The step's rows as flat arrays; capacity is kept from step to step.
+  struct Flat {
+    std::vector<int32_t> row_slot, row_start, context_len, token, position, logit_token;
+    std::vector<std::vector<int32_t>> block_ids;  // [groups]
+    std::vector<BlockTable> tables;
+    StepBatch batch;
+  };
+
+  CpuRunner() = default;
+  void flatten(const Step& step);
+
+  Info info_;
+  std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<Model> model_;
+  Arena scratch_;
+  Buffer kv_memory_, logits_memory_;
+  std::unique_ptr<KvCache> kv_;
+  std::vector<int32_t> last_token_;  // [slots]
+  SlotTable slots_;
+  Context context_;
+  Flat flat_;
+  Tensor logits_;
+  std::vector<SampleRow> sample_rows_;
+  StepOutput output_;
+  uint64_t launched_ = 0;
+};
+
+}  // namespace deepinfer

@@ -1,0 +1,150 @@
+// The Llama family: Llama 2, 3, 3.1, 3.2, SmolLM2, and others of the same shape.
+// Source: transformers, models/llama/modeling_llama.py.
+#include <algorithm>
+#include <cmath>
+
+#include "base/check.h"
+#include "model/arch/arch.h"
+#include "model/blocks.h"
+
+namespace deepinfer {
+namespace {
+
+struct Layer {
+  Vector attention_norm, mlp_norm;
+  LinearWeight qkv, o, gate_up, down;
+  Vector qkv_bias, o_bias, gate_up_bias, down_bias;
+};
+
+class Llama final : public Model {
+ public:
+  const ModelConfig& config() const override { return c_; }
+
+  std::vector<KvGroupSpec> kv_groups(DType kv_dtype) const override {
+    return {{.num_layers = static_cast<int>(layers_.size()),
+             .kv_heads = c_.kv_heads,
+             .head_dim_k = c_.head_dim,
+             .head_dim_v = c_.head_dim,
+             .dtype = kv_dtype}};
+  }
+
+  void forward(Context& context, const StepBatch& batch, const KvCache& kv, const SlotTable& slots,
+               const StageIO& io) override;
+  size_t scratch_bytes(const Context& context, int64_t tokens, int64_t logit_rows) const override;
+
+  Result<void> load(const ModelConfig& config, const Loader& loader, LayerRange range);
+
+ private:
+  Result<void> load_layer(const Loader& loader, int index, Layer& layer);
+  int64_t q_dim() const { return int64_t{c_.heads} * c_.head_dim; }
+  int64_t kv_dim() const { return int64_t{c_.kv_heads} * c_.head_dim; }
+
+  ModelConfig c_;
+  std::vector<Layer> layers_;
+  LinearWeight embedding_, head_;  // head_ is empty when tied
+  Vector final_norm_, inv_freq_;
+};
+
+void Llama::forward(Context& context, const StepBatch& batch, const KvCache& kv, const SlotTable& slots,
+                    const StageIO& io) {
+  Arena& arena = *context.scratch;
+  const size_t mark = arena.used();
+  const int64_t T = batch.num_tokens;
+  auto buffer = [&](int64_t cols) {
+    return make_tensor(arena.allocate_n<float>(T * cols), DType::kF32, {T, cols}, context.device);
+  };
+  const Tensor hidden = io.hidden_in ? io.hidden_in : io.hidden_out ? io.hidden_out : buffer(c_.hidden);
+  const Tensor rope = buffer(c_.head_dim), q = buffer(q_dim()), mixed = buffer(q_dim()), ffn = buffer(c_.ffn);
+
+  if (!io.hidden_in)
+    ops::embed(context, {.batch = &batch, .slots = &slots, .table = &embedding_, .out = hidden});
+  ops::rope(context, {.batch = &batch, .inv_freq = inv_freq_.tensor(), .out = rope});
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const Layer& l = layers_[i];
+    const KvLayer cache = kv.layer(0, static_cast<int>(i));
+    ops::qkv(context, {.batch = &batch,
+                       .hidden = hidden,
+                       .norm = {l.attention_norm.tensor(), c_.norm_eps},
+                       .weight = &l.qkv,
+                       .bias = l.qkv_bias.tensor(),
+                       .rope = rope,
+                       .rope_interleaved = c_.rope_interleaved,
+                       .kv = cache,
+                       .heads = c_.heads,
+                       .q = q});
+    const float scale = 1.0f / std::sqrt(static_cast<float>(c_.head_dim));
+    ops::attention(context,
+                   {.batch = &batch, .q = q, .kv = cache, .heads = c_.heads, .scale = scale, .out = mixed});
+    ops::project(context, {.x = mixed, .weight = &l.o, .bias = l.o_bias.tensor(), .residual = hidden});
+    ops::gate_up(context, {.hidden = hidden,
+                           .norm = {l.mlp_norm.tensor(), c_.norm_eps},
+                           .weight = &l.gate_up,
+                           .bias = l.gate_up_bias.tensor(),
+                           .out = ffn});
+    ops::project(context, {.x = ffn, .weight = &l.down, .bias = l.down_bias.tensor(), .residual = hidden});
+  }
+  if (!io.hidden_out)
+    ops::head(context, {.batch = &batch,
+                        .hidden = hidden,
+                        .norm = {final_norm_.tensor(), c_.norm_eps},
+                        .weight = head_ ? &head_ : &embedding_,
+                        .logits = io.logits});
+  arena.reset(mark);
+}
+
+size_t Llama::scratch_bytes(const Context& context, int64_t tokens, int64_t logit_rows) const {
+  const int64_t columns = c_.hidden + c_.head_dim + 2 * q_dim() + c_.ffn;
+  const int64_t widest = std::max<int64_t>({c_.hidden, c_.ffn, q_dim()});
+  const int64_t most_rows = std::max<int64_t>({q_dim() + 2 * kv_dim(), 2 * int64_t{c_.ffn}, c_.vocab_size});
+  return tokens * columns * sizeof(float) + 8 * 64 +
+         ops::scratch_bytes(context, tokens, logit_rows, widest, most_rows);
+}
+
+Result<void> Llama::load_layer(const Loader& load, int index, Layer& l) {
+  const std::string p = fmt::format("model.layers.{}.", index), a = p + "self_attn.", m = p + "mlp.";
+  const int64_t H = c_.hidden, Q = q_dim(), KV = kv_dim(), F = c_.ffn;
+  const bool ab = c_.attention_bias, mb = c_.mlp_bias;
+  DI_ASSIGN(l.attention_norm, load.vector(p + "input_layernorm.weight", H));
+  DI_ASSIGN(l.mlp_norm, load.vector(p + "post_attention_layernorm.weight", H));
+  DI_ASSIGN(l.qkv,
+            load.linear({{a + "q_proj.weight", Q}, {a + "k_proj.weight", KV}, {a + "v_proj.weight", KV}}, H));
+  DI_ASSIGN(l.qkv_bias,
+            load.biases(ab, {{a + "q_proj.bias", Q}, {a + "k_proj.bias", KV}, {a + "v_proj.bias", KV}}));
+  DI_ASSIGN(l.o, load.linear({{a + "o_proj.weight", H}}, Q));
+  DI_ASSIGN(l.o_bias, load.biases(ab, {{a + "o_proj.bias", H}}));
+  DI_ASSIGN(l.gate_up,
+            load.linear({{m + "gate_proj.weight", F}, {m + "up_proj.weight", F}}, H, RowOrder::kPaired));
+  DI_ASSIGN(l.gate_up_bias, load.biases(mb, {{m + "gate_proj.bias", F}, {m + "up_proj.bias", F}}));
+  DI_ASSIGN(l.down, load.linear({{m + "down_proj.weight", H}}, F));
+  DI_ASSIGN(l.down_bias, load.biases(mb, {{m + "down_proj.bias", H}}));
+  return {};
+}
+
+Result<void> Llama::load(const ModelConfig& config, const Loader& loader, LayerRange range) {
+  c_ = config;
+  layers_.resize(range.last - range.first);
+  for (int i = range.first; i < range.last; ++i) DI_TRY(load_layer(loader, i, layers_[i - range.first]));
+  const bool first = range.first == 0, last = range.last == c_.layers;
+  if (first || (last && c_.tied_head)) {
+    DI_ASSIGN(embedding_, loader.linear({{"model.embed_tokens.weight", c_.vocab_size}}, c_.hidden));
+  }
+  if (last) {
+    DI_ASSIGN(final_norm_, loader.vector("model.norm.weight", c_.hidden));
+    if (!c_.tied_head) {
+      DI_ASSIGN(head_, loader.linear({{"lm_head.weight", c_.vocab_size}}, c_.hidden));
+    }
+  }
+  DI_ASSIGN(inv_freq_, loader.rope_inv_freq(c_));
+  return {};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Model>> make_llama(const ModelConfig& config, const Weights& weights, Context& context,
+                                          LayerRange layers) {
+  auto model = std::make_unique<Llama>();
+  DI_TRY(model->load(config, Loader(weights, context), layers));
+  return std::unique_ptr<Model>(std::move(model));
+}
+
+}  // namespace deepinfer

@@ -1,0 +1,39 @@
+// The table of architectures.
+#include "base/check.h"
+#include "model/arch/arch.h"
+#include "model/model.h"
+
+namespace deepinfer {
+namespace {
+
+constexpr ModelArch kArchs[] = {
+    {"LlamaForCausalLM", "llama", make_llama},
+};
+
+}  // namespace
+
+const ModelArch* find_arch(const std::string& name) {
+  for (const ModelArch& a : kArchs)
+    if (name == a.hf_name || name == a.gguf_name) return &a;
+  return nullptr;
+}
+
+std::string known_archs() {
+  std::string names;
+  for (const ModelArch& a : kArchs)
+    names += fmt::format("{}{} ({} in GGUF files)", names.empty() ? "" : ", ", a.hf_name, a.gguf_name);
+  return names;
+}
+
+Result<std::unique_ptr<Model>> make_model(const ModelConfig& config, const Weights& weights,
+                                          Context& context) {
+  const ModelArch* arch = find_arch(config.arch);
+  if (arch == nullptr)
+    return make_error(
+        ErrorCode::kModel,
+        "model architecture: got '{}', expected one of {}: choose a model of one of these families",
+        config.arch, known_archs());
+  return arch->make(config, weights, context, {0, config.layers});
+}
+
+}  // namespace deepinfer

@@ -1,0 +1,100 @@
+#include "model/blocks.h"
+
+#include <cmath>
+#include <numbers>
+
+#include "base/check.h"
+#include "quant/formats.h"
+
+namespace deepinfer {
+namespace {
+
+const QuantFormat* float_format(const RawTensor& t) {
+  return info(t.dtype).block_elems == 1 ? find_format(t.dtype) : nullptr;
+}
+
+float llama3_scaled(float inv_freq, const RopeScaling& s) {
+  const auto context = static_cast<float>(s.original_max_position);
+  const float wavelength = 2 * std::numbers::pi_v<float> / inv_freq;
+  if (wavelength < context / s.high_freq_factor) return inv_freq;
+  if (wavelength > context / s.low_freq_factor) return inv_freq / s.factor;
+  const float smooth = (context / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
+  return (1 - smooth) * inv_freq / s.factor + smooth * inv_freq;
+}
+
+}  // namespace
+
+Tensor Vector::tensor() const {
+  if (values.empty()) return {};
+  return make_tensor(const_cast<float*>(values.data()), DType::kF32, {static_cast<int64_t>(values.size())});
+}
+
+Result<Vector> Loader::vector(const std::string& name, int64_t n) const {
+  DI_ASSIGN(const RawTensor* t, weights_.get(name, {n}));
+  const QuantFormat* format = float_format(*t);
+  if (format == nullptr)
+    return make_error(ErrorCode::kModel, "{}: got {}, expected F32, F16 or BF16 for a vector", t->origin,
+                      info(t->dtype).name);
+  Vector v;
+  v.values.resize(n);
+  format->dequantize(t->data, n, v.values.data());
+  return v;
+}
+
+Result<Vector> Loader::biases(bool wanted, const std::vector<std::pair<std::string, int64_t>>& parts) const {
+  Vector all;
+  if (!wanted) return all;
+  for (const auto& [name, n] : parts) {
+    DI_ASSIGN(const Vector part, vector(name, n));
+    all.values.insert(all.values.end(), part.values.begin(), part.values.end());
+  }
+  return all;
+}
+
+Result<LinearWeight> Loader::linear(const std::vector<std::pair<std::string, int64_t>>& parts, int64_t cols,
+                                    RowOrder order) const {
+  LinearSource source{.cols = cols, .order = order};
+  std::string first;
+  for (const auto& [name, rows] : parts) {
+    DI_ASSIGN(const RawTensor* t, weights_.get(name, {rows, cols}));
+    if (source.parts.empty()) {
+      source.dtype = t->dtype;
+      first = t->origin;
+    } else if (t->dtype != source.dtype) {
+      return make_error(
+          ErrorCode::kModel,
+          "{}: got {}, expected {} as in {}: matrices that are read together need one dtype; convert "
+          "the model again with one type for all of its layers' matrices",
+          t->origin, info(t->dtype).name, info(source.dtype).name, first);
+    }
+    source.parts.push_back({t->data, rows});
+  }
+  return ops::pack_linear(context_, source);
+}
+
+Result<Vector> Loader::rope_inv_freq(const ModelConfig& config) const {
+  const int half = config.head_dim / 2;
+  Vector v;
+  v.values.resize(half);
+  for (int i = 0; i < half; ++i) {
+    const float exponent = static_cast<float>(2 * i) / static_cast<float>(config.head_dim);
+    v.values[i] = 1.0f / std::pow(config.rope_theta, exponent);
+  }
+  for (float& f : v.values) {
+    if (config.rope_scaling.kind == RopeScaling::Kind::kLinear) f /= config.rope_scaling.factor;
+    if (config.rope_scaling.kind == RopeScaling::Kind::kLlama3) f = llama3_scaled(f, config.rope_scaling);
+  }
+  // GGUF files carry the llama3 scaling as one factor per frequency.
+  if (const RawTensor* t = weights_.find("rope_freqs.weight")) {
+    const QuantFormat* format = float_format(*t);
+    if (t->shape != std::vector<int64_t>{half} || format == nullptr)
+      return make_error(ErrorCode::kModel, "{}: got another shape or dtype, expected F32 [{}]", t->origin,
+                        half);
+    std::vector<float> factors(half);
+    format->dequantize(t->data, half, factors.data());
+    for (int i = 0; i < half; ++i) v.values[i] /= factors[i];
+  }
+  return v;
+}
+
+}  // namespace deepinfer

@@ -1,0 +1,40 @@
+// What the files in arch/ share: loading tensors by name and shape, and the angles of RoPE.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "deepinfer/result.h"
+#include "model/model_config.h"
+#include "model/weights.h"
+#include "ops/ops.h"
+
+namespace deepinfer {
+
+// A small F32 tensor of a model (norm, bias), owned. Empty: the model has none.
+struct Vector {
+  std::vector<float> values;
+  Tensor tensor() const;  // [n], or none
+};
+
+class Loader {
+ public:
+  Loader(const Weights& weights, Context& context) : weights_(weights), context_(context) {}
+
+  // kModel when missing or of another shape or dtype.
+  Result<Vector> vector(const std::string& name, int64_t n) const;
+  // Several [n_i] vectors as one, in order; none at all when `wanted` is false.
+  Result<Vector> biases(bool wanted, const std::vector<std::pair<std::string, int64_t>>& parts) const;
+  // The rows of several [rows_i, cols] matrices as one packed weight.
+  Result<LinearWeight> linear(const std::vector<std::pair<std::string, int64_t>>& parts, int64_t cols,
+                              RowOrder order = RowOrder::kConcatenated) const;
+  // [head_dim / 2] F32: theta^(-2i / head_dim), scaled as the configuration or the file's own factors say.
+  // Source of the llama3 form: transformers, modeling_rope_utils.py.
+  Result<Vector> rope_inv_freq(const ModelConfig& config) const;
+
+ private:
+  const Weights& weights_;
+  Context& context_;
+};
+
+}  // namespace deepinfer

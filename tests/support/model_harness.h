@@ -1,0 +1,44 @@
+// Runs one model directly, without an engine: logits of every position of one sequence.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "model/checkpoint.h"
+#include "model/model.h"
+
+namespace deepinfer {
+
+class ModelHarness {
+ public:
+  struct Options {
+    int threads = 1;
+    int max_tokens = 512;  // of one sequence, and of one step
+    DType kv_dtype = DType::kF32;
+  };
+
+  static Result<std::unique_ptr<ModelHarness>> open(const std::filesystem::path& path,
+                                                    const Options& options);
+
+  // Logits [tokens, V], computed in steps of at most `chunk` tokens (0: all at once) on an empty cache.
+  std::vector<float> logits(std::span<const int32_t> tokens, int chunk = 0);
+
+  int vocab_size() const { return model_->config().vocab_size; }
+  const Tokenizer* tokenizer() const { return checkpoint_.tokenizer.get(); }
+
+ private:
+  ModelHarness() = default;
+  void step(std::span<const int32_t> tokens, int first, float* logits);
+
+  Checkpoint checkpoint_;
+  std::unique_ptr<ThreadPool> pool_;
+  Arena scratch_;
+  Context context_;
+  std::unique_ptr<Model> model_;
+  Buffer kv_memory_;
+  std::unique_ptr<KvCache> kv_;
+};
+
+}  // namespace deepinfer

@@ -1,0 +1,125 @@
+// On the CPU nothing that happens beside a request changes a bit of its answer: batch, chunks, prefix hits,
+// preemption, threads. Log-probabilities of the most likely tokens are compared as bits.
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <random>
+
+#include "support/cpu_engine.h"
+
+namespace deepinfer {
+namespace {
+
+const std::filesystem::path kModel =
+    std::filesystem::path(DI_SOURCE_DIR) / "tests/golden/tiny_llama/gqa_untied";
+constexpr int kVocab = 320;
+
+CpuEngineOptions options(int threads = 1) {
+  return {
+      .threads = threads,
+      .runner = {.max_num_seqs = 16, .max_num_batched_tokens = 512, .max_model_len = 256, .num_blocks = 400},
+      .engine = {.max_num_batched_tokens = 512, .enable_prefix_caching = false}};
+}
+
+// Prompts of many lengths; some share a beginning. Greedy and sampled, with and without penalties.
+std::vector<EngineRequest> requests() {
+  std::mt19937 random(7);
+  auto tokens = [&random](int n) {
+    std::vector<int32_t> t(n);
+    for (int32_t& x : t) x = static_cast<int32_t>(random() % kVocab);
+    return t;
+  };
+  const std::vector<int32_t> shared = tokens(70);
+  std::vector<EngineRequest> all;
+  for (const int n : {1, 2, 15, 16, 17, 31, 40, 64, 90, 100, 3, 50}) {
+    EngineRequest r{.prompt = n % 2 == 0 ? shared : std::vector<int32_t>{}};
+    const std::vector<int32_t> own = tokens(n);
+    r.prompt.insert(r.prompt.end(), own.begin(), own.end());
+    r.sampling = {.temperature = n % 3 == 0 ? 0.0f : 0.9f,
+                  .seed = n,
+                  .max_tokens = 20 + n % 7,
+                  .ignore_eos = true,
+                  .logprobs = 5};
+    if (n % 5 == 0) r.sampling.repetition_penalty = 1.2f;
+    if (n % 4 == 0) r.sampling.presence_penalty = 0.5f;
+    all.push_back(std::move(r));
+  }
+  return all;
+}
+
+void expect_equal(const std::vector<Answer>& want, const std::vector<Answer>& got) {
+  ASSERT_EQ(want.size(), got.size());
+  for (size_t i = 0; i < want.size(); ++i) {
+    SCOPED_TRACE(i);
+    EXPECT_EQ(got[i].error, "");
+    ASSERT_EQ(want[i].tokens.size(), got[i].tokens.size());
+    for (size_t t = 0; t < want[i].tokens.size(); ++t) {
+      const OutputToken &a = want[i].tokens[t], &b = got[i].tokens[t];
+      ASSERT_EQ(a.id, b.id) << "token " << t;
+      ASSERT_EQ(std::bit_cast<uint32_t>(a.logprob), std::bit_cast<uint32_t>(b.logprob)) << "token " << t;
+      for (size_t k = 0; k < a.top.size(); ++k) {
+        ASSERT_EQ(a.top[k].token, b.top[k].token);
+        ASSERT_EQ(std::bit_cast<uint32_t>(a.top[k].logprob), std::bit_cast<uint32_t>(b.top[k].logprob));
+      }
+    }
+  }
+}
+
+std::unique_ptr<Engine> make(const CpuEngineOptions& o) {
+  auto engine = make_cpu_engine(kModel, o);
+  if (!engine) ADD_FAILURE() << engine.error().message;
+  return engine ? std::move(*engine) : nullptr;
+}
+
+// One after another, in one piece, on one thread: what all others must equal.
+std::vector<Answer> reference() {
+  const auto engine = make(options());
+  std::vector<Answer> answers;
+  for (const EngineRequest& r : requests()) answers.push_back(run_all(*engine, {r})[0]);
+  for (const Answer& a : answers) EXPECT_EQ(a.tokens.empty(), false) << a.error;
+  return answers;
+}
+
+TEST(EqualBits, Batched) {
+  const auto engine = make(options());
+  expect_equal(reference(), run_all(*engine, requests()));
+}
+
+TEST(EqualBits, Threads) {
+  for (const int threads : {2, 3}) {
+    const auto engine = make(options(threads));
+    expect_equal(reference(), run_all(*engine, requests()));
+  }
+}
+
+TEST(EqualBits, Chunked) {
+  for (const int budget : {17, 32, 45}) {
+    CpuEngineOptions o = options(2);
+    o.engine.max_num_batched_tokens = o.runner.max_num_batched_tokens = budget;
+    const auto engine = make(o);
+    expect_equal(reference(), run_all(*engine, requests()));
+  }
+}
+
+TEST(EqualBits, PrefixHits) {
+  CpuEngineOptions o = options();
+  o.engine.enable_prefix_caching = true;
+  const auto engine = make(o);
+  expect_equal(reference(), run_all(*engine, requests()));
+  const std::vector<Answer> second = run_all(*engine, requests());
+  expect_equal(reference(), second);
+  int cached = 0;
+  for (const Answer& a : second) cached += a.cached_tokens;
+  EXPECT_GT(cached, 300) << "the second run must hit what the first one left";
+}
+
+TEST(EqualBits, Preempted) {
+  CpuEngineOptions o = options();
+  o.runner.num_blocks = 20;  // 320 positions for 12 sequences that need some 1100
+  const auto engine = make(o);
+  expect_equal(reference(), run_all(*engine, requests()));
+  EXPECT_GT(engine->stats().preemptions, 0u);
+}
+
+}  // namespace
+}  // namespace deepinfer

@@ -1,0 +1,100 @@
+// The Llama family against logits that transformers computed in F32 (tools/golden/tiny_llama.py).
+#include <gtest/gtest.h>
+
+#include <boost/json.hpp>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "support/model_harness.h"
+
+namespace deepinfer {
+namespace {
+
+namespace fs = std::filesystem;
+namespace json = boost::json;
+
+fs::path golden() {
+  return fs::path(DI_SOURCE_DIR) / "tests/golden/tiny_llama";
+}
+
+std::vector<std::string> variants() {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(golden()))
+    if (entry.is_directory()) names.push_back(entry.path().filename().string());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::string read_file(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+struct Golden {
+  std::vector<std::vector<int32_t>> prompts;
+  std::vector<float> logits;  // [prompts, V] of each prompt's last position
+};
+
+Golden read_golden(const fs::path& folder) {
+  Golden g;
+  const json::value expected = json::parse(read_file(folder / "expected.json"));
+  for (const json::value& prompt : expected.at("prompts").as_array())
+    g.prompts.push_back(json::value_to<std::vector<int32_t>>(prompt));
+  const std::string bytes = read_file(folder / json::value_to<std::string>(expected.at("logits_file")));
+  g.logits.resize(bytes.size() / sizeof(float));
+  std::memcpy(g.logits.data(), bytes.data(), bytes.size());
+  return g;
+}
+
+std::unique_ptr<ModelHarness> open(const std::string& variant, int threads = 1) {
+  auto h = ModelHarness::open(golden() / variant, {.threads = threads, .max_tokens = 256});
+  if (!h) ADD_FAILURE() << h.error().message;
+  return h ? std::move(*h) : nullptr;
+}
+
+class TinyLlama : public testing::TestWithParam<std::string> {};
+
+TEST_P(TinyLlama, LogitsEqualTransformers) {
+  const Golden g = read_golden(golden() / GetParam());
+  ASSERT_FALSE(g.prompts.empty());
+  const auto h = open(GetParam());
+  ASSERT_TRUE(h);
+  const int V = h->vocab_size();
+  ASSERT_EQ(g.logits.size(), g.prompts.size() * V);
+  for (size_t p = 0; p < g.prompts.size(); ++p) {
+    const std::vector<float> logits = h->logits(g.prompts[p]);
+    const float* got = logits.data() + (g.prompts[p].size() - 1) * V;
+    const float* want = g.logits.data() + p * V;
+    // Both sides round in F32 (2^-24) at each of some tens of roundings per value; sums of a few hundred
+    // terms grow that with the square root of their length. Relative to the norm of the logits that stays
+    // below 2e-5.
+    double difference = 0, norm = 0;
+    for (int i = 0; i < V; ++i) {
+      difference += std::pow(static_cast<double>(got[i]) - want[i], 2);
+      norm += std::pow(static_cast<double>(want[i]), 2);
+    }
+    EXPECT_LT(std::sqrt(difference / norm), 2e-5) << GetParam() << " prompt " << p;
+  }
+}
+
+TEST_P(TinyLlama, ChunksAndThreadsChangeNoBit) {
+  const auto one = open(GetParam(), 1), three = open(GetParam(), 3);
+  ASSERT_TRUE(one && three);
+  std::vector<int32_t> prompt(100);
+  for (size_t i = 0; i < prompt.size(); ++i)
+    prompt[i] = static_cast<int32_t>((i * 7919 + 13) % one->vocab_size());
+  const std::vector<float> whole = one->logits(prompt);
+  for (const int chunk : {1, 5, 16, 33}) {
+    EXPECT_EQ(std::memcmp(whole.data(), one->logits(prompt, chunk).data(), whole.size() * 4), 0) << chunk;
+    EXPECT_EQ(std::memcmp(whole.data(), three->logits(prompt, chunk).data(), whole.size() * 4), 0) << chunk;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Golden, TinyLlama, testing::ValuesIn(variants()),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace deepinfer
