@@ -69,7 +69,7 @@ Result<LinearWeight> Loader::linear(const std::vector<std::pair<std::string, int
     }
     source.parts.push_back({t->data, rows});
   }
-  return ops::pack_linear(context_, source);
+  return pack(context_, source);
 }
 
 Result<Vector> Loader::rope_inv_freq(const ModelConfig& config) const {

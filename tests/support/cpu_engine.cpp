@@ -10,7 +10,7 @@ namespace deepinfer {
 
 Result<std::unique_ptr<Engine>> make_cpu_engine(const std::filesystem::path& path,
                                                 const CpuEngineOptions& options) {
-  DI_ASSIGN(Checkpoint checkpoint, open_checkpoint(path));
+  DI_ASSIGN(Checkpoint checkpoint, open_weights(path));
   auto pool = std::make_unique<ThreadPool>(options.threads);
   Context context{.pool = pool.get()};
   DI_ASSIGN(std::unique_ptr<Model> model, make_model(checkpoint.config, checkpoint.weights, context));

@@ -15,7 +15,7 @@ constexpr int kBlockSize = 16;
 Result<std::unique_ptr<ModelHarness>> ModelHarness::open(const std::filesystem::path& path,
                                                          const Options& o) {
   std::unique_ptr<ModelHarness> h(new ModelHarness);
-  DI_ASSIGN(h->checkpoint_, open_checkpoint(path));
+  DI_ASSIGN(h->checkpoint_, open_weights(path));
   h->pool_ = std::make_unique<ThreadPool>(o.threads);
   h->context_.pool = h->pool_.get();
   DI_ASSIGN(h->model_, make_model(h->checkpoint_.config, h->checkpoint_.weights, h->context_));

@@ -26,7 +26,6 @@ class ModelHarness {
   std::vector<float> logits(std::span<const int32_t> tokens, int chunk = 0);
 
   int vocab_size() const { return model_->config().vocab_size; }
-  const Tokenizer* tokenizer() const { return checkpoint_.tokenizer.get(); }
 
  private:
   ModelHarness() = default;
