@@ -14,11 +14,11 @@ die() {
 now() { date +%s; }
 
 # Reads apt's status lines and ninja's [n/m] and shows a percentage: in place on a terminal, else in four steps.
-# Every line goes to the log.
+# All but apt's status lines goes to the log.
 show_progress() {
   local line percent what last=-1
   while IFS= read -r line; do
-    printf '%s\n' "$line" >>"$log"
+    case $line in [dp][lm]status:*) ;; *) printf '%s\n' "$line" >>"$log" ;; esac
     case $line in
       dlstatus:*) what=download; IFS=: read -r _ _ percent _ <<<"$line" ;;
       pmstatus:*) what=unpack; IFS=: read -r _ _ percent _ <<<"$line" ;;
