@@ -218,15 +218,15 @@ def make_variant(root, name, options, seed):
     folder.mkdir()
     config = LlamaConfig(**{**SMALL, "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "bos_token_id": 0,
                             "eos_token_id": 2, "pad_token_id": None, **options})
-    config._attn_implementation = "eager"
     model = LlamaForCausalLM(config).eval()
     randomize(model, seed)
-    model = model.to(dtype)
+    model.to(dtype)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     model.save_pretrained(folder, max_shard_size=size * 6 // 10 if shard else "1GB")
     if tokenizer:
         make_tokenizer(folder)
-    model = model.float()
+    # Read again: the conversion has rounded the frequencies of RoPE too, which are no weights.
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     prompts = make_prompts(config.vocab_size, seed)
     write_expected(folder, model, prompts)
     state = {k: v.clone() for k, v in model.state_dict().items()}
