@@ -74,6 +74,7 @@ finished
 step 3 "installing to $prefix"
 run_logged 'the installation' cmake --install "$root/build/release" --prefix "$prefix" ||
   die "cannot install to $prefix: choose another folder with --prefix"
+# shellcheck disable=SC2016
 case ":$PATH:" in
   *":$prefix/bin:"*) ;;
   *) printf '      %s/bin is not on PATH. To call deepinfer by its name: export PATH="%s/bin:$PATH"\n' "$prefix" "$prefix" ;;

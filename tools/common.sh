@@ -57,6 +57,7 @@ run_logged() {
 packages_of() {  # group...
   local group words
   while read -r group words; do
+    # shellcheck disable=SC2086
     case " $* " in *" $group "*) printf '%s\n' $words ;; esac
   done <"$root/tools/packages.txt"
 }

@@ -27,9 +27,10 @@ while read -r name _ path _; do
 done < <(ldd "$out/bin/deepinfer" | grep '=> ')
 
 # The preset links with RPATH, not RUNPATH: it also holds for the libraries that libraries name.
-outside=$(env -i "$out/bin/deepinfer" --version >/dev/null && env -i LD_TRACE_LOADED_OBJECTS=1 "$out/bin/deepinfer" |
+version=$(env -i "$out/bin/deepinfer" --version)
+outside=$(env -i LD_TRACE_LOADED_OBJECTS=1 "$out/bin/deepinfer" |
   grep '=> ' | grep -v "=> $out/" | awk '{print $1}' | grep -vE "$glibc" || true)
 [ -z "$outside" ] || die "these still come from the machine: $outside"
 size=$(du -sm "$out" | cut -f1)
 [ "$size" -le $limit_mib ] || die "$out: $size MiB, expected at most $limit_mib"
-echo "$out: $size MiB, $("$out/bin/deepinfer" --version)"
+echo "$out: $size MiB, $version"
