@@ -4,7 +4,7 @@
     tools/golden/smollm2.py MODEL.gguf [--check]       (needs torch, transformers, gguf)
 
 tests/golden/smollm2/greedy.json    {"cases": [{"prompt": [ids], "output": [64 ids], "gap": smallest top-1/top-2 gap}]}
-tests/golden/smollm2/quality.json   the dequantized F32 model on 49 chunks of 512 tokens of a fixed text (licenses that
+tests/golden/smollm2/quality.json   the dequantized F32 model on 44 chunks of 512 tokens of a fixed text (licenses that
     Debian ships in /usr/share/common-licenses): tokens' SHA-256, perplexity over the second halves, as llama.cpp counts.
 tests/golden/smollm2/quality.bin    for every 16th position of those: the reference's 32 most likely tokens and their
     log-probabilities: i32 chunk, i32 position, i32 ids[32], f32 logprobs[32].

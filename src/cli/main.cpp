@@ -1,0 +1,102 @@
+// deepinfer: one program, one command each for serving, chatting, measuring and showing settings.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <functional>
+
+#include "base/log.h"
+#include "cli/bench_command.h"
+#include "cli/commands.h"
+#include "cli/config_flags.h"
+#include "cli/run_command.h"
+#include "deepinfer/version.h"
+
+namespace deepinfer {
+namespace {
+
+// The settings of this process, with the log set up; the exit code when they are wrong.
+int with_settings(const ConfigFlags& flags, const std::function<int(const LoadedConfig&)>& command) {
+  const Result<LoadedConfig> loaded = flags.load();
+  if (!loaded) return report(loaded.error());
+  set_log_level(loaded->config.server.log_level);
+  for (const std::string& warning : loaded->warnings) log::warn("{}", warning);
+  return command(*loaded);
+}
+
+// run and bench print their own output: the log of loading only disturbs, unless asked for.
+int quietly(const ConfigFlags& flags, const std::function<int(const Config&)>& command) {
+  return with_settings(flags, [&](const LoadedConfig& loaded) {
+    if (loaded.origin.at("server.log_level") == "built-in") set_log_level("warning");
+    return command(loaded.config);
+  });
+}
+
+int parse_error(const CLI::App& app, const CLI::ParseError& error) {
+  const auto given = app.get_subcommands();
+  const CLI::App& command = given.empty() ? app : *given.front();
+  if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+  std::string hint;
+  for (const std::string& unknown : command.remaining())
+    if (unknown.starts_with('-') && hint.empty()) hint = flag_hint(command, unknown);
+  const std::string name = given.empty() ? "deepinfer" : "deepinfer " + command.get_name();
+  std::fprintf(stderr, "%s: %s%s\n'%s --help' lists what it takes.\n", name.c_str(), error.what(), hint.c_str(),
+               name.c_str());
+  return 2;
+}
+
+int run(int argc, char** argv) {
+  CLI::App app("Serves large language models.");
+  app.set_version_flag("--version", std::string("deepinfer ") + version());
+  app.require_subcommand(1);
+
+  CLI::App* serve = app.add_subcommand("serve", "Serve a model with the OpenAI API");
+  const ConfigFlags serve_flags(*serve);
+
+  RunOptions run_options;
+  CLI::App* chat = app.add_subcommand("run", "Answer one prompt, or chat at the terminal");
+  chat->add_option("prompt", run_options.prompt, "The prompt; left out: chat, or read standard input");
+  chat->add_option("--system", run_options.system, "System message");
+  chat->add_flag("--raw", run_options.raw, "Continue the prompt as it is, without the chat template");
+  const ConfigFlags run_flags(*chat);
+
+  BenchOptions bench_options;
+  CLI::App* bench = app.add_subcommand("bench", "Measure the engine's speed without a server; prints JSON");
+  bench->add_option("--prefill", bench_options.prefill, "Tokens of the prefill test, 0: none")->capture_default_str();
+  bench->add_option("--decode", bench_options.decode, "Tokens that a sequence generates, 0: none")
+      ->capture_default_str();
+  bench->add_option("--batch", bench_options.batch, "Sequences that decode together; several tests")
+      ->capture_default_str();
+  bench->add_option("--batch-prompt", bench_options.batch_prompt, "Tokens of each prompt in them")
+      ->capture_default_str();
+  bench->add_option("--repeat", bench_options.repeat, "Runs of each test; the median counts")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  const ConfigFlags bench_flags(*bench);
+
+  bool markdown = false;
+  CLI::App* config = app.add_subcommand("config", "Print every setting with where its value comes from");
+  config->add_flag("--markdown", markdown, "Print the page of all settings instead");
+  const ConfigFlags config_flags(*config);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return parse_error(app, error);
+  }
+  if (serve->parsed()) return with_settings(serve_flags, [](const LoadedConfig& c) { return serve_command(c.config); });
+  if (chat->parsed()) return quietly(run_flags, [&](const Config& c) { return run_command(c, run_options); });
+  if (bench->parsed()) return quietly(bench_flags, [&](const Config& c) { return bench_command(c, bench_options); });
+  return config_command(config_flags, markdown);
+}
+
+}  // namespace
+}  // namespace deepinfer
+
+int main(int argc, char** argv) {
+  try {
+    return deepinfer::run(argc, argv);
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "deepinfer: internal error, please report it: %s\n", e.what());
+    return 1;
+  }
+}

@@ -1,0 +1,206 @@
+"""The program as a person calls it: commands, exit codes, messages, the chat at a terminal."""
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import struct
+import subprocess
+import time
+
+import pytest
+
+
+def call(deepinfer, *args, env=None, stdin="", timeout=120):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("DEEPINFER_")} | (env or {})
+    return subprocess.run([deepinfer, *map(str, args)], capture_output=True, text=True, input=stdin, env=environment,
+                          timeout=timeout)
+
+
+def test_version_and_help(deepinfer):
+    assert re.fullmatch(r"deepinfer \d+\.\d+\.\d+\n", call(deepinfer, "--version").stdout)
+    text = call(deepinfer, "--help").stdout
+    for command in ("serve", "run", "bench", "config"):
+        assert command in text
+    assert "--max-num-seqs" in call(deepinfer, "serve", "--help").stdout
+
+
+@pytest.mark.parametrize("args, parts", [
+    (["frob"], ["frob"]),
+    (["serve", "--max-num-seq", "3"], ["--max-num-seq", "--max-num-seqs"]),
+    (["serve", "--max-num-seqs", "-3"], ["max_num_seqs", "-3", "1 to"]),
+    (["serve", "--max-num-seqs", "many"], ["max_num_seqs", "many"]),
+    (["config", "--config", "/nowhere.yaml"], ["/nowhere.yaml"]),
+    (["run", "--tensor-parallel-size", "2", "hi"], ["tensor_parallel_size"]),
+])
+def test_wrong_usage_is_2(deepinfer, args, parts):
+    done = call(deepinfer, *args)
+    assert done.returncode == 2, done
+    for part in parts:
+        assert part in done.stderr
+    assert "terminate" not in done.stderr
+
+
+def test_no_default_model_names_the_command_that_fetches_it(deepinfer, tmp_path):
+    done = call(deepinfer, "run", "hi", env={"DEEPINFER_CACHE_DIR": str(tmp_path)})
+    assert done.returncode == 3
+    assert "fetch_default_model.sh" in done.stderr and str(tmp_path) in done.stderr
+
+
+def gguf_string(text):
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+@pytest.mark.parametrize("name, content, words", [
+    ("missing.gguf", None, ["missing.gguf", "no such file"]),
+    ("empty.gguf", b"", ["empty"]),
+    ("text.gguf", b"<html>404</html>" * 10, ["text.gguf", "GGUF"]),
+    ("cut.gguf", b"GGUF" + struct.pack("<IQQ", 3, 300, 30), ["cut.gguf"]),
+    ("huge.gguf", b"GGUF" + struct.pack("<IQQ", 3, 2**63, 2**63) + b"\0" * 64, ["huge.gguf"]),
+    ("arch.gguf", b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + gguf_string("general.architecture") + struct.pack("<I", 8) +
+     gguf_string("mamba"), ["mamba", "llama"]),
+])
+def test_a_model_that_is_none_is_3(deepinfer, tmp_path, name, content, words):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    done = call(deepinfer, "run", "--model", tmp_path / name, "hi")
+    assert done.returncode == 3, done
+    for word in words:
+        assert word in done.stderr
+
+
+def test_a_folder_without_config_is_3(deepinfer, tmp_path):
+    done = call(deepinfer, "serve", "--model", tmp_path)
+    assert done.returncode == 3
+    assert "config.json" in done.stderr
+
+
+def test_a_truncated_model_is_3(deepinfer, default_model, tmp_path):
+    cut = tmp_path / "cut.gguf"
+    with open(default_model, "rb") as f:
+        cut.write_bytes(f.read(50_000_000))
+    done = call(deepinfer, "run", "--model", cut, "hi")
+    assert done.returncode == 3
+    assert str(cut) in done.stderr and "50000000" in done.stderr.replace(",", "")
+
+
+def test_kv_cache_that_does_not_fit_is_4(deepinfer, default_model):
+    done = call(deepinfer, "run", "--model", default_model, "--kv-cache-memory-bytes", 2**60, "hi")
+    assert done.returncode == 4, done
+    assert "kv_cache_memory_bytes" in done.stderr
+    done = call(deepinfer, "run", "--model", default_model, "--kv-cache-memory-bytes", 10_000_000, "--max-model-len",
+                8192, "hi")
+    assert done.returncode == 4
+    assert "max_model_len" in done.stderr
+
+
+def test_run_answers(deepinfer, default_model):
+    done = call(deepinfer, "run", "--model", default_model, "--temperature", 0, "--max-tokens", 8,
+                "What is the capital of France?")
+    assert done.returncode == 0, done.stderr
+    assert "Paris" in done.stdout
+    assert "<|im_end|>" not in done.stdout
+    raw = call(deepinfer, "run", "--model", default_model, "--raw", "--temperature", 0, "--max-tokens", 8,
+               stdin="The capital of France is")
+    assert raw.returncode == 0 and raw.stdout.startswith(" Paris"), raw
+
+
+def test_bench_prints_json(deepinfer, default_model):
+    done = call(deepinfer, "bench", "--model", default_model, "--prefill", 64, "--decode", 8, "--batch", 2,
+                "--batch-prompt", 8, "--repeat", 1)
+    assert done.returncode == 0, done.stderr
+    results = {r["test"]: r["tokens_per_second"] for r in json.loads(done.stdout)["results"]}
+    assert set(results) == {"prefill_64", "decode_8", "batch_2"}
+    assert all(speed > 0 for speed in results.values())
+
+
+def test_config_shows_values_with_their_origin(deepinfer, tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text("gpu:\n  max_num_seqs: 7\nserver:\n  api_key: very-secret\n")
+    done = call(deepinfer, "config", "--config", file, "--port", 9001, env={"DEEPINFER_GPU__MAX_NUM_BATCHED_TOKENS": "99"})
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+
+    def line(key):
+        return next(l for l in lines if l.strip().startswith(key + ":"))
+
+    assert "7" in line("max_num_seqs") and "my.yaml:2" in line("max_num_seqs")
+    assert "9001" in line("port") and "--port" in line("port")
+    assert "99" in line("max_num_batched_tokens") and "DEEPINFER_GPU__MAX_NUM_BATCHED_TOKENS" in line("max_num_batched_tokens")
+    assert "very-secret" not in done.stdout
+
+
+class Terminal:
+    """The program in a terminal of its own."""
+
+    def __init__(self, command, env):
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execve(command[0], command, env)
+        self.text = ""
+
+    def wait_for(self, pattern, timeout=60):
+        end = time.monotonic() + timeout
+        while not (found := re.search(pattern, self.text, re.S)):
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([self.fd], [], [], left)[0]:
+                raise AssertionError(f"{pattern!r} did not come: {self.text!r}")
+            try:
+                self.text += os.read(self.fd, 65536).decode(errors="replace")
+            except OSError:
+                raise AssertionError(f"ended before {pattern!r}: {self.text!r}") from None
+        self.text = self.text[found.end():]
+        return found
+
+    def type(self, text):
+        os.write(self.fd, text.encode())
+
+    def exit_code(self):
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def test_chat_at_the_terminal(deepinfer, default_model, tmp_path):
+    env = {**os.environ, "DEEPINFER_CACHE_DIR": str(tmp_path), "TERM": "xterm"}
+    command = [str(deepinfer), "run", "--model", str(default_model), "--temperature", "0"]
+    t = Terminal(command, env)
+    t.wait_for(">>> ")
+    t.type("What is the capital of France?\n")
+    t.wait_for("Paris")
+    t.wait_for(">>> ")
+    t.type("Count from 1 to 10000, one number a line.\n")
+    t.wait_for("[0-9]")
+    t.type("\x03")  # stops the answer, not the program
+    t.wait_for(">>> ", timeout=5)
+    t.type("/reset\n")
+    t.wait_for(">>> ")
+    t.type("\x03")  # gives up an empty line
+    t.wait_for(">>> ")
+    t.type("/exit\n")
+    assert t.exit_code() == 0
+    assert "capital of France" in (tmp_path / "history").read_text().replace("\\040", " ")
+
+
+def test_ctrl_d_ends_the_chat(deepinfer, default_model, tmp_path):
+    t = Terminal([str(deepinfer), "run", "--model", str(default_model)],
+                 {**os.environ, "DEEPINFER_CACHE_DIR": str(tmp_path), "TERM": "xterm"})
+    t.wait_for(">>> ")
+    t.type("\x04")
+    assert t.exit_code() == 0
+
+
+def test_a_folder_that_cannot_be_written_changes_nothing(deepinfer, default_model):
+    done = call(deepinfer, "run", "--model", default_model, "--max-tokens", 2, "hi",
+                env={"DEEPINFER_CACHE_DIR": "/proc/nowhere"})
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_program_in_another_folder_finds_its_files(deepinfer, tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "share/deepinfer/configs").mkdir(parents=True)
+    shutil.copy(deepinfer, tmp_path / "bin/deepinfer")
+    (tmp_path / "share/deepinfer/configs/x.yaml").write_text("gpu:\n  max_num_seqs: 9\n")
+    done = subprocess.run([tmp_path / "bin/deepinfer", "config", "--config", "configs/x.yaml"], capture_output=True,
+                          text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "9" in next(l for l in done.stdout.splitlines() if "max_num_seqs:" in l)
