@@ -10,11 +10,12 @@
 #include <filesystem>
 #include <iostream>
 #include <iterator>
+#include <limits>
 
 #include "base/check.h"
 #include "base/paths.h"
 #include "base/queue.h"
-#include "cli/exit_code.h"
+#include "cli/commands.h"
 #include "engine/llm.h"
 #include "text/text_stream.h"
 
@@ -45,6 +46,7 @@ class Chat {
  public:
   Chat(Llm& llm, const Config& config, const RunOptions& options) : llm_(llm), options_(options) {
     sampling_ = default_sampling(config, llm.generation);
+    sampling_.max_tokens = config.sampling.max_tokens.value_or(std::numeric_limits<int>::max());
     reset();
   }
 
@@ -91,7 +93,7 @@ Result<std::vector<int32_t>> Chat::encode(const std::string& text) {
 Result<std::string> Chat::generate(std::vector<int32_t> prompt) {
   SamplingParams sampling = sampling_;
   const int room = llm_.max_model_len - static_cast<int>(prompt.size());
-  sampling.max_tokens = options_.max_tokens > 0 ? std::min(options_.max_tokens, room) : room;
+  sampling.max_tokens = std::min(sampling_.max_tokens, room);
   if (room < 1)
     return make_error(ErrorCode::kContextLength,
                       "the conversation has {} tokens, the context holds {}: /reset starts anew",

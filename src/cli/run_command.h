@@ -11,7 +11,6 @@ struct RunOptions {
   std::string
       prompt;  // empty: interactive when standard input is a terminal, else standard input is the prompt
   std::string system;  // system message
-  int max_tokens = 0;  // 0: the rest of the context
   bool raw = false;    // the prompt as it is, without the chat template
 };
 
