@@ -11,7 +11,7 @@ namespace deepinfer {
 namespace {
 
 const std::filesystem::path kModel =
-    std::filesystem::path(DI_SOURCE_DIR) / "tests/golden/tiny_llama/gqa_untied";
+    std::filesystem::path(DI_SOURCE_DIR) / "tests/golden/tiny_llama/base";
 constexpr int kVocab = 320;
 
 CpuEngineOptions options(int threads = 1) {
