@@ -49,59 +49,59 @@ Result<boost::json::value> parse_json_file(const std::filesystem::path& path) {
   return parser.release();
 }
 
-Result<JsonObject> JsonObject::of(const boost::json::value& value, std::string path) {
+Result<JsonFields> JsonFields::of(const boost::json::value& value, std::string path) {
   if (!value.is_object()) return wrong_type(path, value, "an object");
-  return JsonObject(value.get_object(), std::move(path));
+  return JsonFields(value.get_object(), std::move(path));
 }
 
-std::string JsonObject::path_of(std::string_view key) const {
+std::string JsonFields::path_of(std::string_view key) const {
   return path_.empty() ? std::string(key) : fmt::format("{}.{}", path_, key);
 }
 
-const boost::json::value* JsonObject::find(std::string_view key) const {
+const boost::json::value* JsonFields::find(std::string_view key) const {
   const boost::json::value* value = object_->if_contains(key);
   return value && !value->is_null() ? value : nullptr;
 }
 
-Result<bool> JsonObject::boolean(std::string_view key, bool otherwise) const {
+Result<bool> JsonFields::boolean(std::string_view key, bool otherwise) const {
   const boost::json::value* value = find(key);
   if (!value) return otherwise;
   if (!value->is_bool()) return wrong_type(path_of(key), *value, "true or false");
   return value->get_bool();
 }
 
-Result<std::optional<std::string_view>> JsonObject::string(std::string_view key) const {
+Result<std::optional<std::string_view>> JsonFields::string(std::string_view key) const {
   const boost::json::value* value = find(key);
   if (!value) return std::optional<std::string_view>();
   if (!value->is_string()) return wrong_type(path_of(key), *value, "a string");
   return std::optional<std::string_view>(std::string_view(value->get_string()));
 }
 
-Result<std::string_view> JsonObject::required_string(std::string_view key) const {
+Result<std::string_view> JsonFields::required_string(std::string_view key) const {
   DI_ASSIGN(const auto value, string(key));
   if (!value) return make_error(ErrorCode::kModel, "{}: missing, expected a string", path_of(key));
   return *value;
 }
 
-Result<std::optional<int64_t>> JsonObject::integer(std::string_view key) const {
+Result<std::optional<int64_t>> JsonFields::integer(std::string_view key) const {
   const boost::json::value* value = find(key);
   if (!value) return std::optional<int64_t>();
   if (!value->is_int64()) return wrong_type(path_of(key), *value, "an integer");
   return std::optional<int64_t>(value->get_int64());
 }
 
-Result<const boost::json::array*> JsonObject::array(std::string_view key) const {
+Result<const boost::json::array*> JsonFields::array(std::string_view key) const {
   const boost::json::value* value = find(key);
   if (!value) return static_cast<const boost::json::array*>(nullptr);
   if (!value->is_array()) return wrong_type(path_of(key), *value, "a list");
   return &value->get_array();
 }
 
-Result<std::optional<JsonObject>> JsonObject::object(std::string_view key) const {
+Result<std::optional<JsonFields>> JsonFields::object(std::string_view key) const {
   const boost::json::value* value = find(key);
-  if (!value) return std::optional<JsonObject>();
-  DI_ASSIGN(JsonObject object, JsonObject::of(*value, path_of(key)));
-  return std::optional<JsonObject>(std::move(object));
+  if (!value) return std::optional<JsonFields>();
+  DI_ASSIGN(JsonFields object, JsonFields::of(*value, path_of(key)));
+  return std::optional<JsonFields>(std::move(object));
 }
 
 }  // namespace deepinfer

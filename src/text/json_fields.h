@@ -16,11 +16,11 @@ namespace deepinfer {
 Result<boost::json::value> parse_json_file(const std::filesystem::path& path);
 
 // One object of a document, borrowed, with its path ("model.vocab") for messages.
-class JsonObject {
+class JsonFields {
  public:
-  JsonObject(const boost::json::object& object, std::string path)
+  JsonFields(const boost::json::object& object, std::string path)
       : object_(&object), path_(std::move(path)) {}
-  static Result<JsonObject> of(const boost::json::value& value, std::string path);
+  static Result<JsonFields> of(const boost::json::value& value, std::string path);
 
   const std::string& path() const { return path_; }
   const boost::json::object& raw() const { return *object_; }
@@ -33,7 +33,7 @@ class JsonObject {
   Result<std::string_view> required_string(std::string_view key) const;
   Result<std::optional<int64_t>> integer(std::string_view key) const;
   Result<const boost::json::array*> array(std::string_view key) const;  // nullptr: absent
-  Result<std::optional<JsonObject>> object(std::string_view key) const;
+  Result<std::optional<JsonFields>> object(std::string_view key) const;
 
  private:
   const boost::json::object* object_;

@@ -19,10 +19,10 @@ Result<std::optional<boost::json::value>> parse_optional(const std::filesystem::
 }
 
 // "eos_token": "</s>" or {"content": "</s>"}
-Result<std::optional<std::string_view>> named_token(const JsonObject& config, std::string_view key) {
+Result<std::optional<std::string_view>> named_token(const JsonFields& config, std::string_view key) {
   const boost::json::value* value = config.find(key);
   if (!value || value->is_string()) return config.string(key);
-  DI_ASSIGN(const JsonObject token, JsonObject::of(*value, config.path_of(key)));
+  DI_ASSIGN(const JsonFields token, JsonFields::of(*value, config.path_of(key)));
   return token.string("content");
 }
 
@@ -35,7 +35,7 @@ std::optional<int32_t> id_of(const BpeTokenizerParts& parts, std::string_view co
 }
 
 // Older folders have added tokens here that tokenizer.json lacks.
-Result<void> read_added_decoder(const JsonObject& config, BpeTokenizerParts& parts) {
+Result<void> read_added_decoder(const JsonFields& config, BpeTokenizerParts& parts) {
   DI_ASSIGN(const auto decoder, config.object("added_tokens_decoder"));
   if (!decoder) return {};
   for (const auto& [key, value] : decoder->raw()) {
@@ -45,7 +45,7 @@ Result<void> read_added_decoder(const JsonObject& config, BpeTokenizerParts& par
     const size_t limit = parts.spellings.size() + 65536;
     if (error != std::errc() || end != key.data() + key.size() || id >= limit)
       return make_error(ErrorCode::kModel, "{}: expected an id from 0 to {}", path, limit - 1);
-    DI_ASSIGN(const JsonObject object, JsonObject::of(value, path));
+    DI_ASSIGN(const JsonFields object, JsonFields::of(value, path));
     DI_ASSIGN(AddedToken token, read_added_token(object, id));
     const auto same = [&token](const AddedToken& known) {
       return known.id == token.id || known.content == token.content;
@@ -72,7 +72,7 @@ void make_special(BpeTokenizerParts& parts, int32_t id) {
   parts.added.push_back(std::move(token));
 }
 
-Result<void> read_config(const JsonObject& config, BpeTokenizerParts& parts) {
+Result<void> read_config(const JsonFields& config, BpeTokenizerParts& parts) {
   DI_TRY(read_added_decoder(config, parts));
   DI_ASSIGN(const auto bos, named_token(config, "bos_token"));
   if (bos && !parts.bos) {
@@ -99,7 +99,7 @@ Result<BpeTokenizerParts> read_folder(const std::filesystem::path& folder) {
     DI_ASSIGN(const auto config, parse_optional(folder / name));
     if (!config) continue;
     const auto add = [&]() -> Result<void> {
-      DI_ASSIGN(const JsonObject object, JsonObject::of(*config, ""));
+      DI_ASSIGN(const JsonFields object, JsonFields::of(*config, ""));
       return read_config(object, *parts);
     };
     if (auto added = add(); !added)

@@ -26,7 +26,7 @@ Result<void> put_spelling(std::vector<std::string>& spellings, int32_t id, std::
   return {};
 }
 
-Result<void> read_vocabulary(const JsonObject& model, std::vector<std::string>& spellings) {
+Result<void> read_vocabulary(const JsonFields& model, std::vector<std::string>& spellings) {
   DI_ASSIGN(const auto vocab, model.object("vocab"));
   if (!vocab || vocab->raw().empty())
     return make_error(ErrorCode::kModel, "{}: missing or empty", model.path_of("vocab"));
@@ -54,7 +54,7 @@ std::optional<std::pair<std::string, std::string>> read_merge(const boost::json:
   return std::pair{std::string((*pair)[0].get_string()), std::string((*pair)[1].get_string())};
 }
 
-Result<void> read_merges(const JsonObject& model, BpeTokenizerParts& parts) {
+Result<void> read_merges(const JsonFields& model, BpeTokenizerParts& parts) {
   DI_ASSIGN(const boost::json::array* list, model.array("merges"));
   if (!list) return make_error(ErrorCode::kModel, "{}: missing, expected a list", model.path_of("merges"));
   parts.merges.reserve(list->size());
@@ -69,7 +69,7 @@ Result<void> read_merges(const JsonObject& model, BpeTokenizerParts& parts) {
 }
 
 // Settings that would change the ids and are not built must not be passed over.
-Result<void> refuse_unknown_settings(const JsonObject& model) {
+Result<void> refuse_unknown_settings(const JsonFields& model) {
   const boost::json::value* dropout = model.find("dropout");
   if (dropout && !(dropout->is_double() && dropout->get_double() == 0.0))
     return make_error(ErrorCode::kModel, "{}: got {}, expected null", model.path_of("dropout"),
@@ -87,7 +87,7 @@ Result<void> refuse_unknown_settings(const JsonObject& model) {
   return {};
 }
 
-Result<void> read_model(const JsonObject& document, BpeTokenizerParts& parts) {
+Result<void> read_model(const JsonFields& document, BpeTokenizerParts& parts) {
   DI_ASSIGN(const auto model, document.object("model"));
   if (!model) return make_error(ErrorCode::kModel, "model: missing, expected an object");
   DI_ASSIGN(const auto type, model->string("type"));
@@ -107,12 +107,12 @@ Result<void> read_model(const JsonObject& document, BpeTokenizerParts& parts) {
   return {};
 }
 
-Result<void> read_added(const JsonObject& document, BpeTokenizerParts& parts) {
+Result<void> read_added(const JsonFields& document, BpeTokenizerParts& parts) {
   DI_ASSIGN(const boost::json::array* list, document.array("added_tokens"));
   if (!list) return {};
   const size_t entries = parts.spellings.size() + list->size();
   for (size_t i = 0; i < list->size(); ++i) {
-    DI_ASSIGN(const JsonObject object, JsonObject::of((*list)[i], fmt::format("added_tokens[{}]", i)));
+    DI_ASSIGN(const JsonFields object, JsonFields::of((*list)[i], fmt::format("added_tokens[{}]", i)));
     DI_ASSIGN(const auto number, object.integer("id"));
     DI_ASSIGN(const int32_t id, checked_id(object.path(), number.value_or(-1), entries));
     DI_ASSIGN(AddedToken token, read_added_token(object, id));
@@ -123,20 +123,20 @@ Result<void> read_added(const JsonObject& document, BpeTokenizerParts& parts) {
 }
 
 // A post-processor that puts a special token before the text says that prompts start with it.
-Result<void> read_post_processor(const JsonObject& object, BpeTokenizerParts& parts) {
+Result<void> read_post_processor(const JsonFields& object, BpeTokenizerParts& parts) {
   DI_ASSIGN(const std::string_view type, object.required_string("type"));
   if (type == "Sequence") {
     DI_ASSIGN(const boost::json::array* list, object.array("processors"));
     for (size_t i = 0; list && i < list->size(); ++i) {
-      DI_ASSIGN(const JsonObject child,
-                JsonObject::of((*list)[i], fmt::format("{}[{}]", object.path_of("processors"), i)));
+      DI_ASSIGN(const JsonFields child,
+                JsonFields::of((*list)[i], fmt::format("{}[{}]", object.path_of("processors"), i)));
       DI_TRY(read_post_processor(child, parts));
     }
   }
   if (type != "TemplateProcessing") return {};
   DI_ASSIGN(const boost::json::array* single, object.array("single"));
   if (!single || single->empty()) return {};
-  DI_ASSIGN(const JsonObject first, JsonObject::of(single->front(), object.path_of("single[0]")));
+  DI_ASSIGN(const JsonFields first, JsonFields::of(single->front(), object.path_of("single[0]")));
   DI_ASSIGN(const auto special, first.object("SpecialToken"));
   if (!special) return {};
   DI_ASSIGN(const std::string_view name, special->required_string("id"));
@@ -152,7 +152,7 @@ Result<void> read_post_processor(const JsonObject& object, BpeTokenizerParts& pa
 
 }  // namespace
 
-Result<AddedToken> read_added_token(const JsonObject& token, int64_t id) {
+Result<AddedToken> read_added_token(const JsonFields& token, int64_t id) {
   AddedToken out;
   DI_ASSIGN(const std::string_view content, token.required_string("content"));
   if (content.empty())
@@ -168,7 +168,7 @@ Result<AddedToken> read_added_token(const JsonObject& token, int64_t id) {
 }
 
 Result<BpeTokenizerParts> read_tokenizer_json(const boost::json::value& value) {
-  DI_ASSIGN(const JsonObject document, JsonObject::of(value, ""));
+  DI_ASSIGN(const JsonFields document, JsonFields::of(value, ""));
   BpeTokenizerParts parts;
   DI_TRY(read_model(document, parts));
   DI_TRY(read_added(document, parts));

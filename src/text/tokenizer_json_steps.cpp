@@ -10,21 +10,21 @@ namespace {
 
 constexpr int kMostSteps = 64;
 
-Error unknown_type(const JsonObject& object, std::string_view type, std::string_view known) {
+Error unknown_type(const JsonFields& object, std::string_view type, std::string_view known) {
   return make_error(ErrorCode::kModel, "{}: got the type \"{}\", known are: {}", object.path(), type, known);
 }
 
 // Calls `read` for the object or, when it is a Sequence, for each of its children, to any depth that the
 // JSON parser allows.
 template <class Read>
-Result<void> for_each_step(const JsonObject& object, std::string_view children, const Read& read) {
+Result<void> for_each_step(const JsonFields& object, std::string_view children, const Read& read) {
   DI_ASSIGN(const std::string_view type, object.required_string("type"));
   if (type != "Sequence") return read(object, type);
   DI_ASSIGN(const boost::json::array* list, object.array(children));
   if (!list) return make_error(ErrorCode::kModel, "{}: missing, expected a list", object.path_of(children));
   for (size_t i = 0; i < list->size(); ++i) {
-    DI_ASSIGN(const JsonObject child,
-              JsonObject::of((*list)[i], fmt::format("{}[{}]", object.path_of(children), i)));
+    DI_ASSIGN(const JsonFields child,
+              JsonFields::of((*list)[i], fmt::format("{}[{}]", object.path_of(children), i)));
     DI_TRY(for_each_step(child, children, read));
   }
   return {};
@@ -36,7 +36,7 @@ struct Pattern {
   bool regex = false;
 };
 
-Result<Pattern> read_pattern(const JsonObject& owner) {
+Result<Pattern> read_pattern(const JsonFields& owner) {
   DI_ASSIGN(const auto object, owner.object("pattern"));
   if (object) {
     DI_ASSIGN(const auto regex, object->string("Regex"));
@@ -48,7 +48,7 @@ Result<Pattern> read_pattern(const JsonObject& owner) {
                     owner.path_of("pattern"));
 }
 
-Result<SplitBehavior> read_behavior(const JsonObject& owner) {
+Result<SplitBehavior> read_behavior(const JsonFields& owner) {
   struct Name {
     std::string_view name;
     SplitBehavior behavior;
@@ -69,7 +69,7 @@ Result<SplitBehavior> read_behavior(const JsonObject& owner) {
       owner.path_of("behavior"), name);
 }
 
-Result<PreTokenizerStep> read_split(const JsonObject& object) {
+Result<PreTokenizerStep> read_split(const JsonFields& object) {
   DI_ASSIGN(const Pattern pattern, read_pattern(object));
   DI_ASSIGN(const SplitBehavior behavior, read_behavior(object));
   DI_ASSIGN(const bool invert, object.boolean("invert", false));
@@ -88,7 +88,7 @@ Result<PreTokenizerStep> read_split(const JsonObject& object) {
 
 class PreTokenizerReader {
  public:
-  Result<void> step(const JsonObject& object, std::string_view type) {
+  Result<void> step(const JsonFields& object, std::string_view type) {
     if (steps_.size() >= kMostSteps)
       return make_error(ErrorCode::kModel, "{}: got more than {} steps", object.path(), kMostSteps);
     if (byte_level_)
@@ -112,7 +112,7 @@ class PreTokenizerReader {
     return {};
   }
 
-  Result<PreTokenizer> finish(const JsonObject& object) {
+  Result<PreTokenizer> finish(const JsonFields& object) {
     if (!byte_level_)
       return make_error(ErrorCode::kModel, "{}: got no ByteLevel, known is byte-level BPE only",
                         object.path());
@@ -124,7 +124,7 @@ class PreTokenizerReader {
   bool byte_level_ = false;
 };
 
-Result<NormalizerStep> read_normalizer_step(const JsonObject& object, std::string_view type) {
+Result<NormalizerStep> read_normalizer_step(const JsonFields& object, std::string_view type) {
   if (type == "NFC") return NormalizerStep(UnicodeForm::kNfc);
   if (type == "NFD") return NormalizerStep(UnicodeForm::kNfd);
   if (type == "NFKC") return NormalizerStep(UnicodeForm::kNfkc);
@@ -140,12 +140,12 @@ Result<NormalizerStep> read_normalizer_step(const JsonObject& object, std::strin
 
 }  // namespace
 
-Result<Normalizer> read_normalizer(const JsonObject& document) {
+Result<Normalizer> read_normalizer(const JsonFields& document) {
   DI_ASSIGN(const auto object, document.object("normalizer"));
   std::vector<NormalizerStep> steps;
   if (!object) return Normalizer();
   DI_TRY(for_each_step(
-      *object, "normalizers", [&](const JsonObject& child, std::string_view type) -> Result<void> {
+      *object, "normalizers", [&](const JsonFields& child, std::string_view type) -> Result<void> {
         if (steps.size() >= kMostSteps)
           return make_error(ErrorCode::kModel, "{}: got more than {} steps", child.path(), kMostSteps);
         DI_ASSIGN(NormalizerStep step, read_normalizer_step(child, type));
@@ -155,12 +155,12 @@ Result<Normalizer> read_normalizer(const JsonObject& document) {
   return Normalizer(std::move(steps));
 }
 
-Result<PreTokenizer> read_pre_tokenizer(const JsonObject& document) {
+Result<PreTokenizer> read_pre_tokenizer(const JsonFields& document) {
   DI_ASSIGN(const auto object, document.object("pre_tokenizer"));
   if (!object)
     return make_error(ErrorCode::kModel, "pre_tokenizer: got none, known is byte-level BPE only (ByteLevel)");
   PreTokenizerReader reader;
-  DI_TRY(for_each_step(*object, "pretokenizers", [&](const JsonObject& child, std::string_view type) {
+  DI_TRY(for_each_step(*object, "pretokenizers", [&](const JsonFields& child, std::string_view type) {
     return reader.step(child, type);
   }));
   return reader.finish(*object);
