@@ -20,7 +20,9 @@ class ThreadPool {
   // here.
   void run(const std::function<void(int)>& work);
 
-  // Inside run(): returns when all threads of the pool have come here.
+  // Inside run(): returns when all threads of the pool have come here. Every thread calls it equally often.
+  // When another thread's work has thrown it throws too, so that none waits for the thread that is gone: let
+  // that exception pass.
   void barrier();
 
  private:

@@ -1,0 +1,239 @@
+// Attention of a few query rows (tokens x heads of one KV head's group) over the sequence's cache.
+//
+// Keys come in chunks of 64 positions that start at multiples of 64, whatever the tile: a chunk of K and V
+// becomes F32 once for all query rows, then scores, the softmax's update (running maximum and sum), and the
+// weighted sum of V in ascending order of position over the keys that the query may see. So a query's result
+// does not depend on the queries beside it, nor on how the prompt was cut.
+#pragma once
+
+#include "backend/cpu/kernels.h"
+#include "backend/cpu/rows-inl.h"
+#include "backend/cpu/simd-inl.h"
+
+namespace deepinfer::cpu {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kTileRows = 6, kTileVectors = 4;
+#elif defined(__AVX2__)
+constexpr int kTileRows = 6, kTileVectors = 1;
+#else
+constexpr int kTileRows = 2, kTileVectors = 1;
+#endif
+
+// c [M][16 V] += a [M][k] * b [k][16 V], each element one chain over k.
+template <int M, int V>
+DI_INLINE void tile_accumulate(int k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c,
+                               int64_t ldc) {
+  F32 f[M][V];
+  DI_UNROLL for (int m = 0; m < M; ++m) DI_UNROLL for (int v = 0; v < V; ++v) {
+    f[m][v] = load(c + m * ldc + v * kLanes);
+  }
+  for (int i = 0; i < k; ++i) {
+    F32 row[V];
+    DI_UNROLL for (int v = 0; v < V; ++v) row[v] = load(b + i * ldb + v * kLanes);
+    DI_UNROLL for (int m = 0; m < M; ++m) {
+      const F32 x = splat(a[m * lda + i]);
+      DI_UNROLL for (int v = 0; v < V; ++v) f[m][v] = fma(row[v], x, f[m][v]);
+    }
+  }
+  DI_UNROLL for (int m = 0; m < M; ++m) DI_UNROLL for (int v = 0; v < V; ++v) {
+    store(c + m * ldc + v * kLanes, f[m][v]);
+  }
+}
+
+template <int M>
+static void rows_accumulate(int64_t n, int k, const float* a, int64_t lda, const float* b, int64_t ldb,
+                            float* c, int64_t ldc) {
+  int64_t i = 0;
+  for (; i + kTileVectors * kLanes <= n; i += kTileVectors * kLanes)
+    tile_accumulate<M, kTileVectors>(k, a, lda, b + i, ldb, c + i, ldc);
+  for (; i < n; i += kLanes) tile_accumulate<M, 1>(k, a, lda, b + i, ldb, c + i, ldc);
+}
+
+// The same for any number of rows; n is a multiple of 16.
+static void accumulate(int rows, int64_t n, int k, const float* a, int64_t lda, const float* b, int64_t ldb,
+                       float* c, int64_t ldc) {
+  int m = 0;
+  for (; m + kTileRows <= rows; m += kTileRows)
+    rows_accumulate<kTileRows>(n, k, a + m * lda, lda, b, ldb, c + m * ldc, ldc);
+  a += m * lda;
+  c += m * ldc;
+  switch (rows - m) {
+    case 5: if constexpr (kTileRows > 5) rows_accumulate<5>(n, k, a, lda, b, ldb, c, ldc); break;
+    case 4: if constexpr (kTileRows > 4) rows_accumulate<4>(n, k, a, lda, b, ldb, c, ldc); break;
+    case 3: if constexpr (kTileRows > 3) rows_accumulate<3>(n, k, a, lda, b, ldb, c, ldc); break;
+    case 2: if constexpr (kTileRows > 2) rows_accumulate<2>(n, k, a, lda, b, ldb, c, ldc); break;
+    case 1: rows_accumulate<1>(n, k, a, lda, b, ldb, c, ldc); break;
+    default: break;
+  }
+}
+
+// One call's working memory and the two loops over its query rows.
+struct Attend {
+  const AttendArgs& a;
+  int64_t width_v;     // dim_v, padded to 16
+  float* k;            // [dim_k][64]
+  float* v;            // [64][width_v]
+  float* score;        // [rows][64]
+  float* out;          // [rows][width_v]
+  float* largest;      // [rows] of the scores so far
+  float* total;        // [rows] of the weights so far
+};
+
+// The keys of a chunk that a query at `position` sees: [first, last) inside the chunk.
+struct KeyRange {
+  int first, last;
+};
+DI_INLINE KeyRange visible(const AttendArgs& a, int64_t chunk_start, int64_t position) {
+  int64_t first = 0, last = position + 1 - chunk_start;
+  if (a.window > 0) first = position + 1 - a.window - chunk_start;
+  if (first < 0) first = 0;
+  if (last > kKeyChunk) last = kKeyChunk;
+  if (last < 0) last = 0;
+  if (first > last) first = last;
+  return {static_cast<int>(first), static_cast<int>(last)};
+}
+
+// K and V of the blocks that hold positions [first, last) of the chunk.
+template <class Element>
+static void load_chunk(const AttendArgs& a, int64_t chunk_start, KeyRange range, float* k, float* v) {
+  using Type = typename Element::Type;
+  const int64_t width_v = padded_dim(a.dim_v);
+  for (int i = range.first / kKvBlock; i * kKvBlock < range.last; ++i) {
+    const size_t block = a.block_stride * static_cast<size_t>(a.blocks[chunk_start / kKvBlock + i]);
+    const Type* from_k = reinterpret_cast<const Type*>(a.k + block);
+    for (int d = 0; d < a.dim_k; ++d)
+      store(k + d * kKeyChunk + i * kKvBlock, Element::load16(from_k + d * kKvBlock));
+    const Type* from_v = reinterpret_cast<const Type*>(a.v + block);
+    for (int j = 0; j < kKvBlock; ++j) {
+      float* to = v + (i * kKvBlock + j) * width_v;
+      int d = 0;
+      for (; d + kLanes <= a.dim_v; d += kLanes) store(to + d, Element::load16(from_v + j * a.dim_v + d));
+      if (d == a.dim_v) continue;
+      Type tail[kLanes] = {};
+      std::memcpy(tail, from_v + j * a.dim_v + d, (a.dim_v - d) * sizeof(Type));
+      store(to + d, Element::load16(tail));
+    }
+  }
+}
+
+static void load_chunk(const AttendArgs& a, int64_t chunk_start, KeyRange range, float* k, float* v) {
+  switch (a.kv_dtype) {
+    case DType::kF32: return load_chunk<ElementF32>(a, chunk_start, range, k, v);
+    case DType::kF16: return load_chunk<ElementF16>(a, chunk_start, range, k, v);
+    case DType::kBF16: return load_chunk<ElementBF16>(a, chunk_start, range, k, v);
+    default: return;  // the operation has checked it
+  }
+}
+
+DI_INLINE F32 soft_capped(F32 s, float cap) {
+  // cap * tanh(s / cap), by tanh(u) = 1 - 2 / (e^2u + 1)
+  const F32 u = s * splat(2.0f / cap);
+  return cap * (1.0f - 2.0f / (exp(u) + 1.0f));
+}
+
+// Scores of one query row become weights e^(score - maximum), zero outside of its keys; what was summed with
+// the older maximum is scaled down.
+static void update_softmax(const Attend& t, int row, KeyRange range) {
+  const AttendArgs& a = t.a;
+  float* score = t.score + row * kKeyChunk;
+  const I32 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  F32 s[kKeyChunk / kLanes];
+  F32 top = splat(-__builtin_inff());
+  for (int i = 0; i < kKeyChunk / kLanes; ++i) {
+    s[i] = load(score + i * kLanes) * splat(a.scale);
+    if (a.soft_cap > 0) s[i] = soft_capped(s[i], a.soft_cap);
+    const I32 key = lane + i * kLanes;
+    s[i] = ((key >= range.first) & (key < range.last)) ? s[i] : splat(-__builtin_inff());
+    top = max(top, s[i]);
+  }
+  const float before = t.largest[row];
+  const float now = max(top) > before ? max(top) : before;
+  F32 sums{};
+  for (int i = 0; i < kKeyChunk / kLanes; ++i) {
+    const I32 key = lane + i * kLanes;
+    F32 weight = exp(s[i] - splat(now));
+    weight = ((key >= range.first) & (key < range.last)) ? weight : F32{};
+    sums += weight;
+    store(score + i * kLanes, weight);
+  }
+  const float keep = exp(splat(before - now))[0];
+  t.largest[row] = now;
+  t.total[row] = t.total[row] * keep + sum(sums);
+  float* out = t.out + row * t.width_v;
+  for (int64_t i = 0; i < t.width_v; i += kLanes) store(out + i, load(out + i) * splat(keep));
+}
+
+static void attend_chunk(const Attend& t, int64_t chunk_start) {
+  const AttendArgs& a = t.a;
+  const KeyRange first = visible(a, chunk_start, a.first_position);
+  const KeyRange last = visible(a, chunk_start, a.first_position + a.tokens - 1);
+  load_chunk(a, chunk_start, {first.first, last.last}, t.k, t.v);
+  const int rows = a.tokens * a.heads;
+  std::memset(t.score, 0, sizeof(float) * rows * kKeyChunk);
+  if (a.q_stride == static_cast<int64_t>(a.heads) * a.dim_k) {
+    accumulate(rows, kKeyChunk, a.dim_k, a.q, a.dim_k, t.k, kKeyChunk, t.score, kKeyChunk);
+  } else {
+    for (int i = 0; i < a.tokens; ++i)
+      accumulate(a.heads, kKeyChunk, a.dim_k, a.q + i * a.q_stride, a.dim_k, t.k, kKeyChunk,
+                 t.score + i * a.heads * kKeyChunk, kKeyChunk);
+  }
+  for (int i = 0; i < a.tokens; ++i) {
+    const KeyRange range = visible(a, chunk_start, a.first_position + i);
+    if (range.first == range.last) continue;
+    for (int h = 0; h < a.heads; ++h) update_softmax(t, i * a.heads + h, range);
+  }
+  // Keys that all queries see are read once for all; the few others on both sides for each query.
+  const auto weigh = [&](int row, int count, int from, int to) __attribute__((always_inline)) {
+    if (from < to)
+      accumulate(count, t.width_v, to - from, t.score + row * kKeyChunk + from, kKeyChunk,
+                 t.v + from * t.width_v, t.width_v, t.out + row * t.width_v, t.width_v);
+  };
+  int common_first = last.first, common_last = first.last;
+  if (common_first > common_last) common_first = common_last;
+  for (int i = 0; i < a.tokens; ++i) {
+    const KeyRange range = visible(a, chunk_start, a.first_position + i);
+    const int to = range.last < common_first ? range.last : common_first;
+    weigh(i * a.heads, a.heads, range.first, to);
+  }
+  weigh(0, rows, common_first, common_last);
+  for (int i = 0; i < a.tokens; ++i) {
+    const KeyRange range = visible(a, chunk_start, a.first_position + i);
+    const int from = range.first > common_last ? range.first : common_last;
+    weigh(i * a.heads, a.heads, from, range.last);
+  }
+}
+
+static void attend(const AttendArgs& a) {
+  const int64_t width_v = padded_dim(a.dim_v);
+  const int rows = a.tokens * a.heads;
+  float* const v = a.scratch + a.dim_k * kKeyChunk;
+  float* const score = v + kKeyChunk * width_v;
+  float* const sums = score + kMaxQueryRows * kKeyChunk;
+  float* const largest = sums + kMaxQueryRows * width_v;
+  const Attend t{a, width_v, a.scratch, v, score, sums, largest, largest + kMaxQueryRows};
+  for (int r = 0; r < rows; ++r) {
+    t.largest[r] = -__builtin_inff();
+    t.total[r] = 0;
+  }
+  std::memset(t.out, 0, sizeof(float) * rows * width_v);
+  int64_t start = 0;
+  if (a.window > 0 && a.first_position + 1 > a.window) start = a.first_position + 1 - a.window;
+  const int64_t end = a.first_position + a.tokens;
+  for (int64_t chunk = start / kKeyChunk * kKeyChunk; chunk < end; chunk += kKeyChunk) attend_chunk(t, chunk);
+  for (int i = 0; i < a.tokens; ++i) {
+    for (int h = 0; h < a.heads; ++h) {
+      const int row = i * a.heads + h;
+      const F32 inverse = splat(1.0f / t.total[row]);
+      float* out = a.out + i * a.out_stride + static_cast<int64_t>(h) * a.dim_v;
+      for (int d = 0; d < a.dim_v; d += kLanes) {
+        const int n = a.dim_v - d < kLanes ? a.dim_v - d : kLanes;
+        store_n(out + d, load(t.out + row * width_v + d) * inverse, n);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace deepinfer::cpu

@@ -1,0 +1,137 @@
+// From a checkpoint's rows to the packed layout (layout.h), in one pass over the file's pages.
+#include <cstring>
+#include <limits>
+
+#include "backend/cpu.h"
+#include "backend/cpu/layout.h"
+#include "backend/cpu/linear.h"
+#include "base/check.h"
+
+namespace deepinfer::cpu {
+namespace {
+
+// GGUF's blocks of 32, as they stand in the file (ggml-common.h of llama.cpp).
+struct BlockQ4_0 {
+  uint16_t d;
+  uint8_t q[16];
+};
+struct BlockQ4_1 {
+  uint16_t d, m;
+  uint8_t q[16];
+};
+struct BlockQ8_0 {
+  uint16_t d;
+  int8_t q[32];
+};
+static_assert(sizeof(BlockQ4_0) == 18 && sizeof(BlockQ4_1) == 20 && sizeof(BlockQ8_0) == 34);
+
+// 16 rows; null where the group is padding.
+using Rows = const std::byte* [kGroupRows];
+
+template <class Block, class Tile>
+void pack_blocks(const Rows& rows, int64_t cols, std::byte* out) {
+  Tile* tile = reinterpret_cast<Tile*>(out);
+  for (int64_t b = 0; b < cols / kTileK; ++b, ++tile) {
+    for (int lane = 0; lane < kGroupRows; ++lane) {
+      if (rows[lane] == nullptr) continue;
+      Block block;  // the file's alignment is not the type's
+      std::memcpy(&block, rows[lane] + b * sizeof(Block), sizeof(Block));
+      tile->d[lane] = block.d;
+      if constexpr (requires { tile->m; }) tile->m[lane] = block.m;
+      for (size_t j = 0; j < sizeof(block.q) / 4; ++j) std::memcpy(&tile->q[j][lane * 4], &block.q[j * 4], 4);
+    }
+  }
+}
+
+template <class Type>
+void pack_floats(const Rows& rows, int64_t cols, std::byte* out) {
+  for (int lane = 0; lane < kGroupRows; ++lane) {
+    if (rows[lane] == nullptr) continue;
+    for (int64_t k = 0; k < cols; ++k)
+      std::memcpy(out + (k * kGroupRows + lane) * sizeof(Type), rows[lane] + k * sizeof(Type), sizeof(Type));
+  }
+}
+
+void pack_group(DType dtype, const Rows& rows, int64_t cols, std::byte* out) {
+  switch (dtype) {
+    case DType::kQ4_0: return pack_blocks<BlockQ4_0, TileQ4_0>(rows, cols, out);
+    case DType::kQ4_1: return pack_blocks<BlockQ4_1, TileQ4_1>(rows, cols, out);
+    case DType::kQ8_0: return pack_blocks<BlockQ8_0, TileQ8_0>(rows, cols, out);
+    case DType::kF32: return pack_floats<float>(rows, cols, out);
+    default: return pack_floats<uint16_t>(rows, cols, out);
+  }
+}
+
+int64_t groups_of(int64_t rows) {
+  return (rows + kGroupRows - 1) / kGroupRows;
+}
+
+// The rows of packed group g.
+void find_rows(const LinearSource& s, int64_t g, Rows& rows) {
+  const int64_t stride = row_bytes(s.dtype, s.cols);
+  const bool paired = s.order == RowOrder::kPaired;
+  size_t part = paired ? static_cast<size_t>(g % 2) : 0;
+  int64_t row = (paired ? g / 2 : g) * kGroupRows;
+  if (!paired) {
+    while (part < s.parts.size() && row >= s.parts[part].rows) row -= s.parts[part++].rows;
+  }
+  for (int lane = 0; lane < kGroupRows; ++lane, ++row) {
+    while (!paired && part < s.parts.size() && row >= s.parts[part].rows) row -= s.parts[part++].rows;
+    const bool exists = part < s.parts.size() && row < s.parts[part].rows;
+    rows[lane] = exists ? static_cast<const std::byte*>(s.parts[part].data) + row * stride : nullptr;
+  }
+}
+
+Result<void> check(const LinearSource& s) {
+  const bool dense = s.dtype == DType::kF32 || s.dtype == DType::kF16 || s.dtype == DType::kBF16;
+  if (!dense && !is_integer(s.dtype))
+    return make_error(ErrorCode::kUnsupported,
+                      "weight type: got {}, the CPU has F32, F16, BF16, Q4_0, Q4_1 and Q8_0",
+                      info(s.dtype).name);
+  if (s.cols <= 0 || s.cols % info(s.dtype).block_elems != 0)
+    return make_error(ErrorCode::kUnsupported, "weight columns: got {}, expected a multiple of {} ({})", s.cols,
+                      info(s.dtype).block_elems, info(s.dtype).name);
+  if (s.parts.empty())
+    return make_error(ErrorCode::kUnsupported, "weight: got no rows, expected at least one part");
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max() / 8;
+  int64_t rows = 0;
+  for (const LinearPart& part : s.parts) {
+    if (part.data == nullptr || part.rows <= 0 || part.rows > kMost / s.cols - rows - 2 * kGroupRows)
+      return make_error(ErrorCode::kUnsupported, "weight rows: got a part of {} x {}, expected one that exists",
+                        part.rows, s.cols);
+    rows += part.rows;
+  }
+  if (s.order == RowOrder::kPaired && (s.parts.size() != 2 || s.parts[0].rows != s.parts[1].rows))
+    return make_error(ErrorCode::kUnsupported,
+                      "paired weight: got {} parts of {} rows first, expected two of equal size",
+                      s.parts.size(), s.parts[0].rows);
+  return {};
+}
+
+}  // namespace
+
+Result<LinearWeight> pack_linear(Context& context, const LinearSource& source) {
+  DI_TRY(check(source));
+  LinearWeight w{.source = source.dtype, .cols = source.cols, .order = source.order};
+  for (const LinearPart& part : source.parts) {
+    w.part_rows.push_back(part.rows);
+    w.rows += part.rows;
+  }
+  const bool paired = source.order == RowOrder::kPaired;
+  const int64_t groups = paired ? 2 * groups_of(source.parts[0].rows) : groups_of(w.rows);
+  const int64_t bytes = group_bytes(source.dtype, source.cols);
+  DI_ASSIGN(w.packed, Buffer::allocate(static_cast<size_t>(groups * bytes)));
+  const int threads = context.pool->size();
+  const auto work = [&](int t) {
+    const Share mine = share(groups, t, threads);
+    for (int64_t g = mine.first; g < mine.last; ++g) {
+      Rows rows;
+      find_rows(source, g, rows);
+      pack_group(source.dtype, rows, source.cols, w.packed.data() + g * bytes);
+    }
+  };
+  context.pool->run(std::ref(work));
+  return w;
+}
+
+}  // namespace deepinfer::cpu
