@@ -52,8 +52,8 @@ struct ThreadPool::State {
 
   const int size;
   const std::function<void(int)>* work = nullptr;  // written before `round` is, read after it
-  alignas(64) std::atomic<uint32_t> round{0};           // one more for each run(), and for the end
-  alignas(64) std::atomic<uint32_t> finished{0};        // rounds that all other threads have ended
+  alignas(64) std::atomic<uint32_t> round{0};      // one more for each run(), and for the end
+  alignas(64) std::atomic<uint32_t> finished{0};   // rounds that all other threads have ended
   std::atomic<int> running{0};
   alignas(64) std::atomic<uint32_t> phase{0};  // one more for each complete barrier
   std::atomic<int> arrived{0};

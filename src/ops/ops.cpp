@@ -133,13 +133,6 @@ void head(Context& context, const HeadParams& p) {
   on_cpu(context) ? cpu::head(context, p) : cuda::head(context, p);
 }
 
-void sample(Context& context, const SampleParams& p) {
-  const int64_t rows = static_cast<int64_t>(p.rows.size());
-  check_tensor(p.logits, "sample.logits", DType::kF32, {rows, -1});
-  check_tensor(p.token, "sample.token", DType::kI32, {rows});
-  on_cpu(context) ? cpu::sample(context, p) : cuda::sample(context, p);
-}
-
 void copy_blocks(Context& context, const KvCache& cache, std::span<const BlockCopy> copies) {
   on_cpu(context) ? cpu::copy_blocks(context, cache, copies) : cuda::copy_blocks(context, cache, copies);
 }

@@ -60,25 +60,36 @@ static void accumulate(int rows, int64_t n, int k, const float* a, int64_t lda, 
   a += m * lda;
   c += m * ldc;
   switch (rows - m) {
-    case 5: if constexpr (kTileRows > 5) rows_accumulate<5>(n, k, a, lda, b, ldb, c, ldc); break;
-    case 4: if constexpr (kTileRows > 4) rows_accumulate<4>(n, k, a, lda, b, ldb, c, ldc); break;
-    case 3: if constexpr (kTileRows > 3) rows_accumulate<3>(n, k, a, lda, b, ldb, c, ldc); break;
-    case 2: if constexpr (kTileRows > 2) rows_accumulate<2>(n, k, a, lda, b, ldb, c, ldc); break;
-    case 1: rows_accumulate<1>(n, k, a, lda, b, ldb, c, ldc); break;
-    default: break;
+    case 5:
+      if constexpr (kTileRows > 5) rows_accumulate<5>(n, k, a, lda, b, ldb, c, ldc);
+      break;
+    case 4:
+      if constexpr (kTileRows > 4) rows_accumulate<4>(n, k, a, lda, b, ldb, c, ldc);
+      break;
+    case 3:
+      if constexpr (kTileRows > 3) rows_accumulate<3>(n, k, a, lda, b, ldb, c, ldc);
+      break;
+    case 2:
+      if constexpr (kTileRows > 2) rows_accumulate<2>(n, k, a, lda, b, ldb, c, ldc);
+      break;
+    case 1:
+      rows_accumulate<1>(n, k, a, lda, b, ldb, c, ldc);
+      break;
+    default:
+      break;
   }
 }
 
 // One call's working memory and the two loops over its query rows.
 struct Attend {
   const AttendArgs& a;
-  int64_t width_v;     // dim_v, padded to 16
-  float* k;            // [dim_k][64]
-  float* v;            // [64][width_v]
-  float* score;        // [rows][64]
-  float* out;          // [rows][width_v]
-  float* largest;      // [rows] of the scores so far
-  float* total;        // [rows] of the weights so far
+  int64_t width_v;  // dim_v, padded to 16
+  float* k;         // [dim_k][64]
+  float* v;         // [64][width_v]
+  float* score;     // [rows][64]
+  float* out;       // [rows][width_v]
+  float* largest;   // [rows] of the scores so far
+  float* total;     // [rows] of the weights so far
 };
 
 // The keys of a chunk that a query at `position` sees: [first, last) inside the chunk.
@@ -120,10 +131,14 @@ static void load_chunk(const AttendArgs& a, int64_t chunk_start, KeyRange range,
 
 static void load_chunk(const AttendArgs& a, int64_t chunk_start, KeyRange range, float* k, float* v) {
   switch (a.kv_dtype) {
-    case DType::kF32: return load_chunk<ElementF32>(a, chunk_start, range, k, v);
-    case DType::kF16: return load_chunk<ElementF16>(a, chunk_start, range, k, v);
-    case DType::kBF16: return load_chunk<ElementBF16>(a, chunk_start, range, k, v);
-    default: return;  // the operation has checked it
+    case DType::kF32:
+      return load_chunk<ElementF32>(a, chunk_start, range, k, v);
+    case DType::kF16:
+      return load_chunk<ElementF16>(a, chunk_start, range, k, v);
+    case DType::kBF16:
+      return load_chunk<ElementBF16>(a, chunk_start, range, k, v);
+    default:
+      return;  // the operation has checked it
   }
 }
 

@@ -95,8 +95,8 @@ void check_blocks(const AttentionParams& p) {
     DI_CHECK(last / kKvBlock < table.stride, "row {}: position {} is outside of its block table ({})", row,
              last, table.stride);
     for (int32_t i = first / kKvBlock; i <= last / kKvBlock; ++i)
-      DI_CHECK(table.ids[static_cast<size_t>(row) * table.stride + i] >= 0, "row {}: no block for position {}",
-               row, i * kKvBlock);
+      DI_CHECK(table.ids[static_cast<size_t>(row) * table.stride + i] >= 0,
+               "row {}: no block for position {}", row, i * kKvBlock);
   }
 }
 

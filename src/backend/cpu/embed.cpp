@@ -38,10 +38,14 @@ void read_packed(const LinearWeight& table, int64_t row, float* out) {
   const int lane = static_cast<int>(row % kGroupRows);
   const int64_t blocks = table.cols / kTileK;
   switch (table.source) {
-    case DType::kQ4_0: return read_row(reinterpret_cast<const TileQ4_0*>(group), lane, blocks, out);
-    case DType::kQ4_1: return read_row(reinterpret_cast<const TileQ4_1*>(group), lane, blocks, out);
-    case DType::kQ8_0: return read_row(reinterpret_cast<const TileQ8_0*>(group), lane, blocks, out);
-    default: break;
+    case DType::kQ4_0:
+      return read_row(reinterpret_cast<const TileQ4_0*>(group), lane, blocks, out);
+    case DType::kQ4_1:
+      return read_row(reinterpret_cast<const TileQ4_1*>(group), lane, blocks, out);
+    case DType::kQ8_0:
+      return read_row(reinterpret_cast<const TileQ8_0*>(group), lane, blocks, out);
+    default:
+      break;
   }
   const auto* halves = reinterpret_cast<const uint16_t*>(group) + lane;
   const auto* floats = reinterpret_cast<const float*>(group) + lane;

@@ -51,8 +51,8 @@ struct MatmulArgs {
 };
 
 // Queries of one sequence that share a KV head: tokens [0, tokens) x heads [0, heads) of the group.
-inline constexpr int kKeyChunk = 64;     // positions between two updates of the softmax, aligned to 0
-inline constexpr int kKvBlock = 16;      // positions of a KV block
+inline constexpr int kKeyChunk = 64;      // positions between two updates of the softmax, aligned to 0
+inline constexpr int kKvBlock = 16;       // positions of a KV block
 inline constexpr int kMaxQueryRows = 48;  // tokens * heads of one call
 
 struct AttendArgs {

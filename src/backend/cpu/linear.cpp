@@ -84,10 +84,14 @@ bool is_integer(DType weight) {
 
 int64_t group_bytes(DType dtype, int64_t cols) {
   switch (dtype) {
-    case DType::kQ4_0: return cols / kTileK * static_cast<int64_t>(sizeof(TileQ4_0));
-    case DType::kQ4_1: return cols / kTileK * static_cast<int64_t>(sizeof(TileQ4_1));
-    case DType::kQ8_0: return cols / kTileK * static_cast<int64_t>(sizeof(TileQ8_0));
-    default: return cols * kGroupRows * info(dtype).block_bytes;
+    case DType::kQ4_0:
+      return cols / kTileK * static_cast<int64_t>(sizeof(TileQ4_0));
+    case DType::kQ4_1:
+      return cols / kTileK * static_cast<int64_t>(sizeof(TileQ4_1));
+    case DType::kQ8_0:
+      return cols / kTileK * static_cast<int64_t>(sizeof(TileQ8_0));
+    default:
+      return cols * kGroupRows * info(dtype).block_bytes;
   }
 }
 

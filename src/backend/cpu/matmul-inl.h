@@ -99,34 +99,82 @@ static void int_tile(const Tile* w, int64_t blocks, const PanelView& x, float* y
 constexpr int kIntColumns = 4;
 constexpr int kFloatColumns = 6;
 using Bytes = __m256i;
-DI_INLINE Bytes zero_bytes() { return _mm256_setzero_si256(); }
-DI_INLINE Bytes set_bytes(char v) { return _mm256_set1_epi8(v); }
-DI_INLINE Bytes set_words(short v) { return _mm256_set1_epi16(v); }
-DI_INLINE Bytes set_dwords(int32_t v) { return _mm256_set1_epi32(v); }
-DI_INLINE Bytes high_nibbles(Bytes v) { return _mm256_and_si256(_mm256_srli_epi16(v, 4), set_bytes(15)); }
-DI_INLINE Bytes bit_and(Bytes a, Bytes b) { return _mm256_and_si256(a, b); }
-DI_INLINE Bytes pairs(Bytes u, Bytes s) { return _mm256_maddubs_epi16(u, s); }
-DI_INLINE Bytes add16(Bytes a, Bytes b) { return _mm256_add_epi16(a, b); }
-DI_INLINE Bytes add32(Bytes a, Bytes b) { return _mm256_add_epi32(a, b); }
-DI_INLINE Bytes widen(Bytes a) { return _mm256_madd_epi16(a, set_words(1)); }
-DI_INLINE Bytes abs8(Bytes a) { return _mm256_abs_epi8(a); }
-DI_INLINE Bytes sign8(Bytes a, Bytes b) { return _mm256_sign_epi8(a, b); }
+DI_INLINE Bytes zero_bytes() {
+  return _mm256_setzero_si256();
+}
+DI_INLINE Bytes set_bytes(char v) {
+  return _mm256_set1_epi8(v);
+}
+DI_INLINE Bytes set_words(short v) {
+  return _mm256_set1_epi16(v);
+}
+DI_INLINE Bytes set_dwords(int32_t v) {
+  return _mm256_set1_epi32(v);
+}
+DI_INLINE Bytes high_nibbles(Bytes v) {
+  return _mm256_and_si256(_mm256_srli_epi16(v, 4), set_bytes(15));
+}
+DI_INLINE Bytes bit_and(Bytes a, Bytes b) {
+  return _mm256_and_si256(a, b);
+}
+DI_INLINE Bytes pairs(Bytes u, Bytes s) {
+  return _mm256_maddubs_epi16(u, s);
+}
+DI_INLINE Bytes add16(Bytes a, Bytes b) {
+  return _mm256_add_epi16(a, b);
+}
+DI_INLINE Bytes add32(Bytes a, Bytes b) {
+  return _mm256_add_epi32(a, b);
+}
+DI_INLINE Bytes widen(Bytes a) {
+  return _mm256_madd_epi16(a, set_words(1));
+}
+DI_INLINE Bytes abs8(Bytes a) {
+  return _mm256_abs_epi8(a);
+}
+DI_INLINE Bytes sign8(Bytes a, Bytes b) {
+  return _mm256_sign_epi8(a, b);
+}
 #else
 constexpr int kIntColumns = 2;
 constexpr int kFloatColumns = 2;
 using Bytes = __m128i;
-DI_INLINE Bytes zero_bytes() { return _mm_setzero_si128(); }
-DI_INLINE Bytes set_bytes(char v) { return _mm_set1_epi8(v); }
-DI_INLINE Bytes set_words(short v) { return _mm_set1_epi16(v); }
-DI_INLINE Bytes set_dwords(int32_t v) { return _mm_set1_epi32(v); }
-DI_INLINE Bytes high_nibbles(Bytes v) { return _mm_and_si128(_mm_srli_epi16(v, 4), set_bytes(15)); }
-DI_INLINE Bytes bit_and(Bytes a, Bytes b) { return _mm_and_si128(a, b); }
-DI_INLINE Bytes pairs(Bytes u, Bytes s) { return _mm_maddubs_epi16(u, s); }
-DI_INLINE Bytes add16(Bytes a, Bytes b) { return _mm_add_epi16(a, b); }
-DI_INLINE Bytes add32(Bytes a, Bytes b) { return _mm_add_epi32(a, b); }
-DI_INLINE Bytes widen(Bytes a) { return _mm_madd_epi16(a, set_words(1)); }
-DI_INLINE Bytes abs8(Bytes a) { return _mm_abs_epi8(a); }
-DI_INLINE Bytes sign8(Bytes a, Bytes b) { return _mm_sign_epi8(a, b); }
+DI_INLINE Bytes zero_bytes() {
+  return _mm_setzero_si128();
+}
+DI_INLINE Bytes set_bytes(char v) {
+  return _mm_set1_epi8(v);
+}
+DI_INLINE Bytes set_words(short v) {
+  return _mm_set1_epi16(v);
+}
+DI_INLINE Bytes set_dwords(int32_t v) {
+  return _mm_set1_epi32(v);
+}
+DI_INLINE Bytes high_nibbles(Bytes v) {
+  return _mm_and_si128(_mm_srli_epi16(v, 4), set_bytes(15));
+}
+DI_INLINE Bytes bit_and(Bytes a, Bytes b) {
+  return _mm_and_si128(a, b);
+}
+DI_INLINE Bytes pairs(Bytes u, Bytes s) {
+  return _mm_maddubs_epi16(u, s);
+}
+DI_INLINE Bytes add16(Bytes a, Bytes b) {
+  return _mm_add_epi16(a, b);
+}
+DI_INLINE Bytes add32(Bytes a, Bytes b) {
+  return _mm_add_epi32(a, b);
+}
+DI_INLINE Bytes widen(Bytes a) {
+  return _mm_madd_epi16(a, set_words(1));
+}
+DI_INLINE Bytes abs8(Bytes a) {
+  return _mm_abs_epi8(a);
+}
+DI_INLINE Bytes sign8(Bytes a, Bytes b) {
+  return _mm_sign_epi8(a, b);
+}
 #endif
 
 // A register's share of the 16 rows.
@@ -243,15 +291,30 @@ struct FloatWeight {
 template <class Weight>
 static void any_tile(const std::byte* w, const Columns& x, int64_t column, int64_t n, float* y) {
   switch (n) {
-    case 1: return Weight::template tile<1>(w, x, column, y);
-    case 2: return Weight::template tile<2>(w, x, column, y);
-    case 3: if constexpr (Weight::kColumns >= 3) return Weight::template tile<3>(w, x, column, y); break;
-    case 4: if constexpr (Weight::kColumns >= 4) return Weight::template tile<4>(w, x, column, y); break;
-    case 5: if constexpr (Weight::kColumns >= 5) return Weight::template tile<5>(w, x, column, y); break;
-    case 6: if constexpr (Weight::kColumns >= 6) return Weight::template tile<6>(w, x, column, y); break;
-    case 7: if constexpr (Weight::kColumns >= 7) return Weight::template tile<7>(w, x, column, y); break;
-    case 8: if constexpr (Weight::kColumns >= 8) return Weight::template tile<8>(w, x, column, y); break;
-    default: break;
+    case 1:
+      return Weight::template tile<1>(w, x, column, y);
+    case 2:
+      return Weight::template tile<2>(w, x, column, y);
+    case 3:
+      if constexpr (Weight::kColumns >= 3) return Weight::template tile<3>(w, x, column, y);
+      break;
+    case 4:
+      if constexpr (Weight::kColumns >= 4) return Weight::template tile<4>(w, x, column, y);
+      break;
+    case 5:
+      if constexpr (Weight::kColumns >= 5) return Weight::template tile<5>(w, x, column, y);
+      break;
+    case 6:
+      if constexpr (Weight::kColumns >= 6) return Weight::template tile<6>(w, x, column, y);
+      break;
+    case 7:
+      if constexpr (Weight::kColumns >= 7) return Weight::template tile<7>(w, x, column, y);
+      break;
+    case 8:
+      if constexpr (Weight::kColumns >= 8) return Weight::template tile<8>(w, x, column, y);
+      break;
+    default:
+      break;
   }
 }
 
@@ -313,13 +376,20 @@ static void matmul_of(const MatmulArgs& a, const Columns& x, int64_t first, int6
 
 static void matmul(const MatmulArgs& a, const Columns& x, int64_t first, int64_t last) {
   switch (a.dtype) {
-    case DType::kQ4_0: return matmul_of<IntWeight<TileQ4_0>>(a, x, first, last);
-    case DType::kQ4_1: return matmul_of<IntWeight<TileQ4_1>>(a, x, first, last);
-    case DType::kQ8_0: return matmul_of<IntWeight<TileQ8_0>>(a, x, first, last);
-    case DType::kF32: return matmul_of<FloatWeight<ElementF32>>(a, x, first, last);
-    case DType::kF16: return matmul_of<FloatWeight<ElementF16>>(a, x, first, last);
-    case DType::kBF16: return matmul_of<FloatWeight<ElementBF16>>(a, x, first, last);
-    default: return;  // pack_linear accepts no other
+    case DType::kQ4_0:
+      return matmul_of<IntWeight<TileQ4_0>>(a, x, first, last);
+    case DType::kQ4_1:
+      return matmul_of<IntWeight<TileQ4_1>>(a, x, first, last);
+    case DType::kQ8_0:
+      return matmul_of<IntWeight<TileQ8_0>>(a, x, first, last);
+    case DType::kF32:
+      return matmul_of<FloatWeight<ElementF32>>(a, x, first, last);
+    case DType::kF16:
+      return matmul_of<FloatWeight<ElementF16>>(a, x, first, last);
+    case DType::kBF16:
+      return matmul_of<FloatWeight<ElementBF16>>(a, x, first, last);
+    default:
+      return;  // pack_linear accepts no other
   }
 }
 

@@ -54,11 +54,16 @@ void pack_floats(const Rows& rows, int64_t cols, std::byte* out) {
 
 void pack_group(DType dtype, const Rows& rows, int64_t cols, std::byte* out) {
   switch (dtype) {
-    case DType::kQ4_0: return pack_blocks<BlockQ4_0, TileQ4_0>(rows, cols, out);
-    case DType::kQ4_1: return pack_blocks<BlockQ4_1, TileQ4_1>(rows, cols, out);
-    case DType::kQ8_0: return pack_blocks<BlockQ8_0, TileQ8_0>(rows, cols, out);
-    case DType::kF32: return pack_floats<float>(rows, cols, out);
-    default: return pack_floats<uint16_t>(rows, cols, out);
+    case DType::kQ4_0:
+      return pack_blocks<BlockQ4_0, TileQ4_0>(rows, cols, out);
+    case DType::kQ4_1:
+      return pack_blocks<BlockQ4_1, TileQ4_1>(rows, cols, out);
+    case DType::kQ8_0:
+      return pack_blocks<BlockQ8_0, TileQ8_0>(rows, cols, out);
+    case DType::kF32:
+      return pack_floats<float>(rows, cols, out);
+    default:
+      return pack_floats<uint16_t>(rows, cols, out);
   }
 }
 
@@ -89,16 +94,16 @@ Result<void> check(const LinearSource& s) {
                       "weight type: got {}, the CPU has F32, F16, BF16, Q4_0, Q4_1 and Q8_0",
                       info(s.dtype).name);
   if (s.cols <= 0 || s.cols % info(s.dtype).block_elems != 0)
-    return make_error(ErrorCode::kUnsupported, "weight columns: got {}, expected a multiple of {} ({})", s.cols,
-                      info(s.dtype).block_elems, info(s.dtype).name);
+    return make_error(ErrorCode::kUnsupported, "weight columns: got {}, expected a multiple of {} ({})",
+                      s.cols, info(s.dtype).block_elems, info(s.dtype).name);
   if (s.parts.empty())
     return make_error(ErrorCode::kUnsupported, "weight: got no rows, expected at least one part");
   constexpr int64_t kMost = std::numeric_limits<int64_t>::max() / 8;
   int64_t rows = 0;
   for (const LinearPart& part : s.parts) {
     if (part.data == nullptr || part.rows <= 0 || part.rows > kMost / s.cols - rows - 2 * kGroupRows)
-      return make_error(ErrorCode::kUnsupported, "weight rows: got a part of {} x {}, expected one that exists",
-                        part.rows, s.cols);
+      return make_error(ErrorCode::kUnsupported,
+                        "weight rows: got a part of {} x {}, expected one that exists", part.rows, s.cols);
     rows += part.rows;
   }
   if (s.order == RowOrder::kPaired && (s.parts.size() != 2 || s.parts[0].rows != s.parts[1].rows))

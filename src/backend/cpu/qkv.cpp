@@ -19,8 +19,8 @@ void find_slots(const QkvParams& p, CacheSlot* slots) {
     for (int32_t t = batch.row_start[row]; t < batch.row_start[row + 1]; ++t) {
       const int32_t position = batch.position[t];
       const int64_t entry = position / kKvBlock;
-      DI_CHECK(position >= 0 && entry < table.stride, "row {}: position {} is outside of its block table ({})",
-               row, position, table.stride);
+      DI_CHECK(position >= 0 && entry < table.stride,
+               "row {}: position {} is outside of its block table ({})", row, position, table.stride);
       const int32_t block = table.ids[static_cast<size_t>(row) * table.stride + entry];
       DI_CHECK(block >= 0, "row {}: position {} has no block", row, position);
       slots[t] = {block, position % kKvBlock};

@@ -93,19 +93,27 @@ static void store_v_of(const float* x, int dim, typename Element::Type* v) {
 
 static void store_k(const float* x, int dim, DType dtype, std::byte* k) {
   switch (dtype) {
-    case DType::kF32: return store_k_of<ElementF32>(x, dim, reinterpret_cast<float*>(k));
-    case DType::kF16: return store_k_of<ElementF16>(x, dim, reinterpret_cast<uint16_t*>(k));
-    case DType::kBF16: return store_k_of<ElementBF16>(x, dim, reinterpret_cast<uint16_t*>(k));
-    default: return;  // the operation has checked it
+    case DType::kF32:
+      return store_k_of<ElementF32>(x, dim, reinterpret_cast<float*>(k));
+    case DType::kF16:
+      return store_k_of<ElementF16>(x, dim, reinterpret_cast<uint16_t*>(k));
+    case DType::kBF16:
+      return store_k_of<ElementBF16>(x, dim, reinterpret_cast<uint16_t*>(k));
+    default:
+      return;  // the operation has checked it
   }
 }
 
 static void store_v(const float* x, int dim, DType dtype, std::byte* v) {
   switch (dtype) {
-    case DType::kF32: return store_v_of<ElementF32>(x, dim, reinterpret_cast<float*>(v));
-    case DType::kF16: return store_v_of<ElementF16>(x, dim, reinterpret_cast<uint16_t*>(v));
-    case DType::kBF16: return store_v_of<ElementBF16>(x, dim, reinterpret_cast<uint16_t*>(v));
-    default: return;  // the operation has checked it
+    case DType::kF32:
+      return store_v_of<ElementF32>(x, dim, reinterpret_cast<float*>(v));
+    case DType::kF16:
+      return store_v_of<ElementF16>(x, dim, reinterpret_cast<uint16_t*>(v));
+    case DType::kBF16:
+      return store_v_of<ElementBF16>(x, dim, reinterpret_cast<uint16_t*>(v));
+    default:
+      return;  // the operation has checked it
   }
 }
 
