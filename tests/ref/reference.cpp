@@ -21,6 +21,7 @@ uint16_t to_f16(double x) {
   const double a = std::fabs(x);
   if (std::isnan(x)) return sign | 0x7e00;
   if (a >= 65520) return sign | 0x7c00;
+  if (a == 0) return sign;
   int exponent = 0;
   if (a > 0) std::frexp(a, &exponent);
   const int unit = std::max(exponent - 11, -24);  // of the last bit
