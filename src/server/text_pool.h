@@ -1,0 +1,49 @@
+// Work on text (JSON, template, tokenizer) away from the threads that serve streams, so that a prompt of a
+// megabyte freezes nobody.
+#pragma once
+
+#include <atomic>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <functional>
+#include <utility>
+
+#include "base/check.h"
+#include "deepinfer/result.h"
+
+namespace deepinfer::server {
+
+class TextPool {
+ public:
+  TextPool(int threads, int max_jobs) : pool_(static_cast<size_t>(threads)), max_jobs_(max_jobs) {}
+
+  // Runs `job` on a thread of the pool, then goes on where the caller was. kQueueFull at max_jobs waiting ones.
+  // What the job throws is thrown here.
+  template <class T>
+  boost::asio::awaitable<Result<T>> run(std::function<Result<T>()> job) {
+    if (jobs_.fetch_add(1) >= max_jobs_) {
+      --jobs_;
+      co_return make_error(ErrorCode::kQueueFull, "too many prompts are being read at once: try again");
+    }
+    const Leave leave{jobs_};
+    co_return co_await boost::asio::co_spawn(
+        pool_, [job = std::move(job)]() -> boost::asio::awaitable<Result<T>> { co_return job(); },
+        boost::asio::use_awaitable);
+  }
+
+  void join() { pool_.join(); }
+
+ private:
+  struct Leave {
+    std::atomic<int>& jobs;
+    ~Leave() { --jobs; }
+  };
+
+  boost::asio::thread_pool pool_;
+  std::atomic<int> jobs_ = 0;
+  const int max_jobs_;
+};
+
+}  // namespace deepinfer::server
