@@ -19,7 +19,8 @@ ApiError to_api_error(const Error& error) {
     case ErrorCode::kUnsupported:
       return {400, error.message, kInvalid, error.param, "unsupported_parameter"};
     case ErrorCode::kNotFound:
-      return {404, error.message, kInvalid, error.param, error.param == "model" ? "model_not_found" : "not_found"};
+      return {404, error.message, kInvalid, error.param,
+              error.param == "model" ? "model_not_found" : "not_found"};
     case ErrorCode::kQueueFull:
       return {429, error.message, "rate_limit_error", "", "queue_full", 1};
     case ErrorCode::kUnavailable:
@@ -74,12 +75,13 @@ ApiError loading_error() {
 }
 
 ApiError draining_error() {
-  return {503, "the server is shutting down and takes no new requests", "service_unavailable", "", "draining", 5};
+  return {503, "the server is shutting down and takes no new requests", "service_unavailable", "", "draining",
+          5};
 }
 
 ApiError key_error() {
-  return {401, "a valid API key is needed: send the field 'Authorization: Bearer <key>'", "invalid_request_error",
-          "", "invalid_api_key"};
+  return {401, "a valid API key is needed: send the field 'Authorization: Bearer <key>'",
+          "invalid_request_error", "", "invalid_api_key"};
 }
 
 }  // namespace deepinfer::server

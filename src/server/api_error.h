@@ -13,8 +13,8 @@ struct ApiError {
   int status = 500;
   std::string message;
   std::string type = "server_error";
-  std::string param;  // empty: null
-  std::string code;   // empty: null
+  std::string param;    // empty: null
+  std::string code;     // empty: null
   int retry_after = 0;  // seconds; 0: no such field
 };
 

@@ -111,8 +111,8 @@ void Connection::close_if_idle() {
   });
 }
 
-// While a request is answered somebody must read, or a client that leaves is not noticed before a write fails.
-// What arrives meanwhile is the start of the next request.
+// While a request is answered somebody must read, or a client that leaves is not noticed before a write
+// fails. What arrives meanwhile is the start of the next request.
 void Connection::watch() {
   if (!watch_wanted_ || watching_ || gone_ || buffer_.size() >= kPipelinedBytes) return;
   watching_ = true;
@@ -176,7 +176,8 @@ asio::awaitable<size_t> Connection::read_head() {
         co_return 0;
       }
       if (head > shared_->limits.head_bytes) {
-        co_await refuse(431, fmt::format("the request's head is larger than {} bytes", shared_->limits.head_bytes));
+        co_await refuse(
+            431, fmt::format("the request's head is larger than {} bytes", shared_->limits.head_bytes));
         co_return 0;
       }
       if (end != std::string_view::npos) break;
@@ -248,7 +249,8 @@ bool Connection::fill_request(Parser& parser) {
   request.method.assign(message.method_string().data(), message.method_string().size());
   std::string_view target(message.target().data(), message.target().size());
   // Absolute form, which proxies send: the path is what counts.
-  if (const size_t scheme = target.find("://"); !target.starts_with('/') && scheme != std::string_view::npos) {
+  if (const size_t scheme = target.find("://");
+      !target.starts_with('/') && scheme != std::string_view::npos) {
     const size_t slash = target.find('/', scheme + 3);
     target = slash == std::string_view::npos ? "/" : target.substr(slash);
   }
@@ -353,9 +355,9 @@ std::string Connection::head_of(const HttpReply& reply, std::optional<size_t> le
   chunked_ = !length && !http10_;
   if (!length && http10_) keep_alive_ = false;
   const auto reason = http::obsolete_reason(http::int_to_status(static_cast<unsigned>(reply.status)));
-  std::string head = fmt::format("HTTP/1.1 {} {}\r\nDate: {:%a, %d %b %Y %H:%M:%S} GMT\r\nServer: deepinfer\r\n",
-                                 reply.status, std::string_view(reason.data(), reason.size()),
-                                 fmt::gmtime(std::time(nullptr)));
+  std::string head = fmt::format(
+      "HTTP/1.1 {} {}\r\nDate: {:%a, %d %b %Y %H:%M:%S} GMT\r\nServer: deepinfer\r\n", reply.status,
+      std::string_view(reason.data(), reason.size()), fmt::gmtime(std::time(nullptr)));
   const auto add = [&](std::string_view name, std::string_view value) {
     fmt::format_to(std::back_inserter(head), "{}: {}\r\n", name, value);
   };

@@ -40,8 +40,8 @@ std::string shown(const json::value& value) {
 }
 
 Error field_error(std::string_view param, std::string_view expected, const json::value& got) {
-  return Error{ErrorCode::kInvalidArgument, fmt::format("{}: got {}, expected {}", param, shown(got), expected),
-               std::string(param)};
+  return Error{ErrorCode::kInvalidArgument,
+               fmt::format("{}: got {}, expected {}", param, shown(got), expected), std::string(param)};
 }
 
 Error unsupported_error(std::string_view param, std::string_view why) {
@@ -51,7 +51,8 @@ Error unsupported_error(std::string_view param, std::string_view why) {
 std::optional<int64_t> as_integer(const json::value& value) {
   if (value.is_int64()) return value.get_int64();
   if (const double* number = value.if_double())
-    if (std::nearbyint(*number) == *number && std::abs(*number) < 9.0e15) return static_cast<int64_t>(*number);
+    if (std::nearbyint(*number) == *number && std::abs(*number) < 9.0e15)
+      return static_cast<int64_t>(*number);
   return std::nullopt;
 }
 
@@ -87,9 +88,11 @@ std::optional<double> FieldReader::number(std::string_view name, double low, dou
   if (!value) return std::nullopt;
   if (value->is_number()) {
     const double number = value->to_number<double>();
-    if (std::isfinite(number) && number >= low && number <= high && !(low_open && number == low)) return number;
+    if (std::isfinite(number) && number >= low && number <= high && !(low_open && number == low))
+      return number;
   }
-  fail(field_error(path(name), fmt::format("a number {} {} up to {}", low_open ? "above" : "from", low, high), *value));
+  fail(field_error(path(name), fmt::format("a number {} {} up to {}", low_open ? "above" : "from", low, high),
+                   *value));
   return std::nullopt;
 }
 

@@ -9,7 +9,9 @@ namespace deepinfer::server {
 Generation::Generation(Llm& llm, const GenerationRequest& request, boost::asio::any_io_executor strand)
     : llm_(llm), request_(request), mailbox_(std::make_shared<Mailbox>(std::move(strand))) {}
 
-Generation::~Generation() { cancel(); }
+Generation::~Generation() {
+  cancel();
+}
 
 void Generation::cancel() {
   if (unfinished_ > 0)
@@ -18,7 +20,8 @@ void Generation::cancel() {
   unfinished_ = 0;
 }
 
-Result<void> Generation::submit(const std::vector<std::vector<int32_t>>& prompts, std::optional<int> max_tokens) {
+Result<void> Generation::submit(const std::vector<std::vector<int32_t>>& prompts,
+                                std::optional<int> max_tokens) {
   const int n = request_.sampling.n;
   unfinished_ = static_cast<int>(prompts.size()) * n;
   choices_.resize(static_cast<size_t>(unfinished_));
@@ -78,7 +81,8 @@ Result<void> Generation::handle(EngineNews& news, std::vector<ChoiceUpdate>& upd
   for (size_t i = 0; i < news.tokens.size() && update.finish.empty(); ++i) {
     ++usage_.completion_tokens;
     const int32_t id = news.tokens[i].id;
-    const bool ends = news.finish == FinishReason::kStop && i + 1 == news.tokens.size() && id == news.stop_token;
+    const bool ends =
+        news.finish == FinishReason::kStop && i + 1 == news.tokens.size() && id == news.stop_token;
     if (ends && !request_.include_stop) break;
     if (request_.logprobs) choice.held.push_back(std::move(news.tokens[i]));
     TextStream::Delta delta = choice.stream->push(id);
@@ -97,7 +101,8 @@ Result<void> Generation::handle(EngineNews& news, std::vector<ChoiceUpdate>& upd
     choice.finished = true;
     --unfinished_;
   }
-  if (!update.text.empty() || !update.tokens.empty() || !update.finish.empty()) updates.push_back(std::move(update));
+  if (!update.text.empty() || !update.tokens.empty() || !update.finish.empty())
+    updates.push_back(std::move(update));
   return {};
 }
 

@@ -41,7 +41,9 @@ class Generation {
   // All prompts or none. `max_tokens` unset: the rest of the context.
   Result<void> submit(const std::vector<std::vector<int32_t>>& prompts, std::optional<int> max_tokens);
 
-  boost::asio::awaitable<bool> wait(std::optional<std::chrono::milliseconds> time) { return mailbox_->wait(time); }
+  boost::asio::awaitable<bool> wait(std::optional<std::chrono::milliseconds> time) {
+    return mailbox_->wait(time);
+  }
   Result<std::vector<ChoiceUpdate>> take();
 
   void cancel();  // the engine frees all of it within its step; take() gives nothing more

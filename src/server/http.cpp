@@ -26,18 +26,36 @@ std::string_view HttpRequest::field(std::string_view name) const {
   return {};
 }
 
-const HttpRequest& HttpExchange::request() const { return connection_.request; }
-HttpRequest HttpExchange::take_request() { return std::move(connection_.request); }
-asio::any_io_executor HttpExchange::executor() const { return connection_.executor(); }
-bool HttpExchange::disconnected() const { return connection_.gone(); }
-void HttpExchange::on_disconnect(std::function<void()> callback) { connection_.on_gone(std::move(callback)); }
-bool HttpExchange::started() const { return connection_.started(); }
-asio::awaitable<bool> HttpExchange::reply(HttpReply reply) { return connection_.reply(std::move(reply)); }
+const HttpRequest& HttpExchange::request() const {
+  return connection_.request;
+}
+HttpRequest HttpExchange::take_request() {
+  return std::move(connection_.request);
+}
+asio::any_io_executor HttpExchange::executor() const {
+  return connection_.executor();
+}
+bool HttpExchange::disconnected() const {
+  return connection_.gone();
+}
+void HttpExchange::on_disconnect(std::function<void()> callback) {
+  connection_.on_gone(std::move(callback));
+}
+bool HttpExchange::started() const {
+  return connection_.started();
+}
+asio::awaitable<bool> HttpExchange::reply(HttpReply reply) {
+  return connection_.reply(std::move(reply));
+}
 asio::awaitable<bool> HttpExchange::start_stream(HttpReply head) {
   return connection_.start_stream(std::move(head));
 }
-asio::awaitable<bool> HttpExchange::send(std::string_view data) { return connection_.send(data); }
-asio::awaitable<bool> HttpExchange::end_stream() { return connection_.end_stream(); }
+asio::awaitable<bool> HttpExchange::send(std::string_view data) {
+  return connection_.send(data);
+}
+asio::awaitable<bool> HttpExchange::end_stream() {
+  return connection_.end_stream();
+}
 void HttpExchange::add_field(std::string name, std::string value) {
   connection_.reply_fields.emplace_back(std::move(name), std::move(value));
 }
@@ -62,8 +80,7 @@ void HttpServer::Impl::serve(tcp::socket socket) {
   }
   const bool full = count > static_cast<size_t>(shared->limits.connections);
   asio::co_spawn(
-      executor,
-      [connection, full] { return connection->run(full); },
+      executor, [connection, full] { return connection->run(full); },
       [](std::exception_ptr fault) {
         try {
           if (fault) std::rethrow_exception(fault);
@@ -96,19 +113,22 @@ HttpServer::HttpServer(HttpLimits limits, HttpHandler handler, HttpErrorBody err
   impl_->shared->error_body = std::move(error_body);
 }
 
-HttpServer::~HttpServer() { stop(); }
+HttpServer::~HttpServer() {
+  stop();
+}
 
 Result<uint16_t> HttpServer::listen(const std::string& host, int port) {
   const std::string where = fmt::format("{}:{}", host, port);
   error_code error;
   tcp::resolver resolver(impl_->io);
-  const auto found =
-      resolver.resolve(host, std::to_string(port), tcp::resolver::numeric_service | tcp::resolver::passive, error);
+  const auto found = resolver.resolve(host, std::to_string(port),
+                                      tcp::resolver::numeric_service | tcp::resolver::passive, error);
   if (error || found.empty())
-    return make_error(ErrorCode::kConfig,
-                      "server.host: got \"{}\", which is not an address of this machine ({}); expected one such as "
-                      "127.0.0.1, or 0.0.0.0 for all",
-                      host, error.message());
+    return make_error(
+        ErrorCode::kConfig,
+        "server.host: got \"{}\", which is not an address of this machine ({}); expected one such as "
+        "127.0.0.1, or 0.0.0.0 for all",
+        host, error.message());
   auto& acceptor = impl_->acceptor;
   const tcp::endpoint endpoint = found.begin()->endpoint();
   acceptor.open(endpoint.protocol(), error);
@@ -119,17 +139,20 @@ Result<uint16_t> HttpServer::listen(const std::string& host, int port) {
   error_code ignored;
   acceptor.close(ignored);
   if (error == asio::error::address_in_use)
-    return make_error(ErrorCode::kAddressInUse,
-                      "server.port: {} is in use by another program; stop that one, or choose another port with "
-                      "--port N (0: any free one)",
-                      where);
+    return make_error(
+        ErrorCode::kAddressInUse,
+        "server.port: {} is in use by another program; stop that one, or choose another port with "
+        "--port N (0: any free one)",
+        where);
   if (error == asio::error::access_denied)
     return make_error(ErrorCode::kConfig,
-                      "server.port: this user may not listen on {}; choose a port from 1024 on with --port N", where);
-  return make_error(ErrorCode::kConfig,
-                    "server.host: cannot listen on {} ({}); expected an address of this machine such as 127.0.0.1, "
-                    "or 0.0.0.0 for all",
-                    where, error.message());
+                      "server.port: this user may not listen on {}; choose a port from 1024 on with --port N",
+                      where);
+  return make_error(
+      ErrorCode::kConfig,
+      "server.host: cannot listen on {} ({}); expected an address of this machine such as 127.0.0.1, "
+      "or 0.0.0.0 for all",
+      where, error.message());
 }
 
 void HttpServer::start(int threads) {

@@ -60,8 +60,8 @@ class HttpExchange {
   HttpRequest take_request();
   boost::asio::any_io_executor executor() const;
 
-  // The client is gone (closed, half closed, reset, or it stopped reading). The callback runs once on the strand,
-  // at once when it is so already.
+  // The client is gone (closed, half closed, reset, or it stopped reading). The callback runs once on the
+  // strand, at once when it is so already.
   bool disconnected() const;
   void on_disconnect(std::function<void()> callback);
 
@@ -101,7 +101,8 @@ class HttpServer {
 
   // From now on each reply closes its connection, and idle ones close at once.
   void close_when_idle();
-  // Ends every connection at once, as if all clients had gone, and returns when the last handler has returned.
+  // Ends every connection at once, as if all clients had gone, and returns when the last handler has
+  // returned.
   void stop();
 
   int connections() const;

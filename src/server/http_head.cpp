@@ -15,7 +15,9 @@ bool is_token_char(unsigned char c) {
          kPunctuation.find(static_cast<char>(c)) != std::string_view::npos;
 }
 
-bool is_control(unsigned char c) { return (c < 0x20 && c != '\t') || c == 0x7f; }
+bool is_control(unsigned char c) {
+  return (c < 0x20 && c != '\t') || c == 0x7f;
+}
 
 std::string_view trim(std::string_view text) {
   while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
@@ -63,8 +65,7 @@ std::optional<HeadFault> check_field(std::string_view line, Seen& seen) {
     return check_length(value);
   } else if (key == "transfer-encoding") {
     ++seen.encoding;
-    if (lower(value) != "chunked")
-      return HeadFault{501, "Transfer-Encoding: only 'chunked' is understood"};
+    if (lower(value) != "chunked") return HeadFault{501, "Transfer-Encoding: only 'chunked' is understood"};
   }
   return std::nullopt;
 }
@@ -119,7 +120,8 @@ std::optional<HeadFault> check_head(std::string_view head) {
 }
 
 std::string_view host_name(std::string_view host) {
-  if (const size_t scheme = host.find("://"); scheme != std::string_view::npos) host.remove_prefix(scheme + 3);
+  if (const size_t scheme = host.find("://"); scheme != std::string_view::npos)
+    host.remove_prefix(scheme + 3);
   host = host.substr(0, host.find('/'));
   if (host.starts_with('[')) return host.substr(0, std::min(host.find(']'), host.size() - 1) + 1);
   return host.substr(0, host.find(':'));
@@ -129,9 +131,8 @@ bool is_loopback_host(std::string_view host) {
   const std::string name = lower(host_name(host));
   if (name == "localhost" || name == "[::1]" || name.ends_with(".localhost")) return true;
   // 127.x.y.z written in digits; "127.evil.example" is a name and not one of these.
-  return name.starts_with("127.") && std::all_of(name.begin(), name.end(), [](char c) {
-           return c == '.' || (c >= '0' && c <= '9');
-         });
+  return name.starts_with("127.") &&
+         std::all_of(name.begin(), name.end(), [](char c) { return c == '.' || (c >= '0' && c <= '9'); });
 }
 
 }  // namespace deepinfer::server

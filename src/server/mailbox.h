@@ -35,7 +35,8 @@ class Mailbox : public std::enable_shared_from_this<Mailbox> {
   void push(EngineNews news);
   std::vector<EngineNews> take();
 
-  // Returns when there is news, after wake(), or when the time is over (then false). Without a time it waits on.
+  // Returns when there is news, after wake(), or when the time is over (then false). Without a time it waits
+  // on.
   boost::asio::awaitable<bool> wait(std::optional<std::chrono::milliseconds> time);
   void wake();
 

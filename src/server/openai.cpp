@@ -24,14 +24,15 @@ constexpr size_t kMaxPrompts = 1024;
 constexpr size_t kMaxKwargs = 64;
 constexpr size_t kMaxKwargBytes = 4096;
 
-
 std::optional<int32_t> token_id(const json::value& value, int vocab_size) {
   const auto id = as_integer(value);
   if (!id || *id < 0 || *id >= vocab_size) return std::nullopt;
   return static_cast<int32_t>(*id);
 }
 
-std::string token_range(int vocab_size) { return fmt::format("a token id from 0 to {}", vocab_size - 1); }
+std::string token_range(int vocab_size) {
+  return fmt::format("a token id from 0 to {}", vocab_size - 1);
+}
 
 void read_stop(FieldReader& reader, GenerationRequest& request) {
   const json::value* value = reader.find("stop");
@@ -39,14 +40,14 @@ void read_stop(FieldReader& reader, GenerationRequest& request) {
   const auto add = [&](const json::value& item, const std::string& where) {
     const json::string* text = item.if_string();
     if (!text || text->empty() || text->size() > kMaxStopBytes)
-      return reader.fail(
-          field_error(where, fmt::format("a string of 1 to {} bytes", kMaxStopBytes), item));
+      return reader.fail(field_error(where, fmt::format("a string of 1 to {} bytes", kMaxStopBytes), item));
     request.stop.emplace_back(text->data(), text->size());
   };
   if (value->is_string()) return add(*value, "stop");
   const json::array* items = value->if_array();
   if (!items || items->size() > kMaxStops)
-    return reader.fail(field_error("stop", fmt::format("a string or an array of at most {}", kMaxStops), *value));
+    return reader.fail(
+        field_error("stop", fmt::format("a string or an array of at most {}", kMaxStops), *value));
   for (size_t i = 0; i < items->size(); ++i) add((*items)[i], fmt::format("stop[{}]", i));
 }
 
@@ -56,7 +57,8 @@ void read_stop_ids(FieldReader& reader, int vocab_size, SamplingParams& sampling
   for (size_t i = 0; i < items->size(); ++i) {
     const auto id = token_id((*items)[i], vocab_size);
     if (!id)
-      return reader.fail(field_error(fmt::format("stop_token_ids[{}]", i), token_range(vocab_size), (*items)[i]));
+      return reader.fail(
+          field_error(fmt::format("stop_token_ids[{}]", i), token_range(vocab_size), (*items)[i]));
     sampling.stop_token_ids.push_back(*id);
   }
 }
@@ -70,7 +72,8 @@ void read_logit_bias(FieldReader& reader, int vocab_size, SamplingParams& sampli
     int32_t id = -1;
     const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), id);
     if (error != std::errc() || end != key.data() + key.size() || id < 0 || id >= vocab_size)
-      return reader.fail(field_error("logit_bias", "keys that are " + token_range(vocab_size), json::value(key)));
+      return reader.fail(
+          field_error("logit_bias", "keys that are " + token_range(vocab_size), json::value(key)));
     if (const auto bias = inner.number(key, -100, 100))
       sampling.logit_bias.emplace_back(id, static_cast<float>(*bias));
   }
@@ -90,7 +93,8 @@ void read_stream_options(FieldReader& reader, GenerationRequest& request) {
   FieldReader inner(*options, "stream_options.");
   request.include_usage = inner.boolean("include_usage").value_or(false);
   if (inner.boolean("continuous_usage_stats").value_or(false))
-    inner.fail(unsupported_error("stream_options.continuous_usage_stats", "not supported; use include_usage"));
+    inner.fail(
+        unsupported_error("stream_options.continuous_usage_stats", "not supported; use include_usage"));
   if (!inner.ok()) reader.fail(inner.error());
 }
 
@@ -102,7 +106,8 @@ void read_common(FieldReader& reader, Form form, const ParseContext& context, Ge
   read_params(reader, form, request);
   request.model = reader.string("model", 1024).value_or("");
   request.cache_salt = reader.string("cache_salt", 1024).value_or("");
-  if (const auto seed = reader.integer("seed", std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max()))
+  if (const auto seed =
+          reader.integer("seed", std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max()))
     request.sampling.seed = seed;
   read_stop(reader, request);
   read_stop_ids(reader, context.vocab_size, request.sampling);
@@ -146,15 +151,18 @@ Result<json::string> join_parts(const json::array& parts, const std::string& whe
 // Templates loop over the arguments as an object; clients send them as JSON text.
 Result<json::array> checked_tool_calls(const json::value& value, const std::string& where) {
   const json::array* calls = value.if_array();
-  if (!calls || calls->empty() || calls->size() > 128) return field_error(where, "an array of 1 to 128 calls", value);
+  if (!calls || calls->empty() || calls->size() > 128)
+    return field_error(where, "an array of 1 to 128 calls", value);
   json::array out;
   for (size_t i = 0; i < calls->size(); ++i) {
     const std::string here = fmt::format("{}[{}]", where, i);
     const json::object* call = (*calls)[i].if_object();
     const json::value* function = call ? call->if_contains("function") : nullptr;
-    if (!function || !function->is_object()) return field_error(here, "an object with 'function'", (*calls)[i]);
+    if (!function || !function->is_object())
+      return field_error(here, "an object with 'function'", (*calls)[i]);
     const json::value* name = function->get_object().if_contains("name");
-    if (!name || !name->is_string()) return field_error(here + ".function", "an object with 'name'", *function);
+    if (!name || !name->is_string())
+      return field_error(here + ".function", "an object with 'name'", *function);
     json::object copy = *call;
     json::object& inner = copy["function"].get_object();
     if (const json::string* text = inner["arguments"].if_string()) {
@@ -176,16 +184,18 @@ Result<json::object> checked_message(const json::value& value, const std::string
   if (!in) return field_error(where, "an object with 'role' and 'content'", value);
   json::object out = *in;
   const json::value* role = in->if_contains("role");
-  static constexpr std::string_view kRoles[] = {"system", "developer", "user", "assistant", "tool", "function"};
+  static constexpr std::string_view kRoles[] = {"system",    "developer", "user",
+                                                "assistant", "tool",      "function"};
   const json::string* name = role ? role->if_string() : nullptr;
-  if (!name || std::find(std::begin(kRoles), std::end(kRoles), std::string_view(name->data(), name->size())) ==
-                   std::end(kRoles))
+  if (!name || std::find(std::begin(kRoles), std::end(kRoles),
+                         std::string_view(name->data(), name->size())) == std::end(kRoles))
     return field_error(where + ".role", "one of system, developer, user, assistant, tool",
                        role ? *role : json::value(nullptr));
   if (*name == "developer") out["role"] = "system";
   const json::value* calls = in->if_contains("tool_calls");
   const bool has_calls = calls && !calls->is_null();
-  if (has_calls && *name != "assistant") return field_error(where + ".tool_calls", "them in assistant messages only", *calls);
+  if (has_calls && *name != "assistant")
+    return field_error(where + ".tool_calls", "them in assistant messages only", *calls);
   if (has_calls) {
     DI_ASSIGN(out["tool_calls"], checked_tool_calls(*calls, where + ".tool_calls"));
   } else {
@@ -208,25 +218,29 @@ void read_kwargs(FieldReader& reader, ChatRequest& request) {
   const json::object* kwargs = reader.object("chat_template_kwargs", kMaxKwargs);
   if (!kwargs) return;
   // These have fields or sources of their own.
-  static constexpr std::string_view kReserved[] = {"messages",  "tools",     "add_generation_prompt",
-                                                   "bos_token", "eos_token", "chat_template",
-                                                   "raise_exception", "strftime_now", "namespace", "range", "loop"};
+  static constexpr std::string_view kReserved[] = {"messages",        "tools",        "add_generation_prompt",
+                                                   "bos_token",       "eos_token",    "chat_template",
+                                                   "raise_exception", "strftime_now", "namespace",
+                                                   "range",           "loop"};
   for (const auto& entry : *kwargs) {
     const std::string_view key(entry.key().data(), entry.key().size());
     const std::string where = fmt::format("chat_template_kwargs.{}", key.substr(0, 100));
-    const bool is_name = !key.empty() && key.size() <= 64 && !(key[0] >= '0' && key[0] <= '9') &&
-                         std::all_of(key.begin(), key.end(), [](char c) {
-                           return c == '_' || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-                         });
+    const bool is_name =
+        !key.empty() && key.size() <= 64 && !(key[0] >= '0' && key[0] <= '9') &&
+        std::all_of(key.begin(), key.end(), [](char c) {
+          return c == '_' || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+        });
     if (!is_name || key.starts_with("__") ||
         std::find(std::begin(kReserved), std::end(kReserved), key) != std::end(kReserved))
-      return reader.fail(Error{ErrorCode::kInvalidArgument, where + ": this name cannot be given to the template",
+      return reader.fail(Error{ErrorCode::kInvalidArgument,
+                               where + ": this name cannot be given to the template",
                                "chat_template_kwargs"});
     const json::value& value = entry.value();
     const bool plain = !value.is_array() && !value.is_object() &&
                        (!value.is_string() || value.get_string().size() <= kMaxKwargBytes);
     if (!plain)
-      return reader.fail(field_error(where, "a boolean, a number, null or a string of at most 4096 bytes", value));
+      return reader.fail(
+          field_error(where, "a boolean, a number, null or a string of at most 4096 bytes", value));
     request.template_kwargs.emplace(key, value);
   }
 }
@@ -241,12 +255,15 @@ Result<json::object> parse_body(std::string_view body) {
   size_t place = body.empty() ? 0 : parser.write(body.data(), body.size(), error);
   if (!error) parser.finish(error);
   if (error == json::error::too_deep)
-    return make_error(ErrorCode::kInvalidArgument, "the body's JSON is nested deeper than {} levels", kMaxDepth);
+    return make_error(ErrorCode::kInvalidArgument, "the body's JSON is nested deeper than {} levels",
+                      kMaxDepth);
   if (error)
-    return make_error(ErrorCode::kInvalidArgument, "the body is not valid JSON: {} near byte {}", error.message(), place);
+    return make_error(ErrorCode::kInvalidArgument, "the body is not valid JSON: {} near byte {}",
+                      error.message(), place);
   json::value value = parser.release();
   if (!value.is_object())
-    return make_error(ErrorCode::kInvalidArgument, "the body is {}, expected a JSON object", kind_name(value));
+    return make_error(ErrorCode::kInvalidArgument, "the body is {}, expected a JSON object",
+                      kind_name(value));
   return std::move(value.get_object());
 }
 
@@ -293,7 +310,8 @@ Result<std::vector<PromptInput>> parse_prompts(const json::object& body, int voc
   const auto wrong = [&](std::string_view where, const json::value& got) {
     return field_error(where, "a string, token ids, or an array of either", got);
   };
-  const auto ids_of = [&](const json::array& items, const std::string& where) -> Result<std::vector<int32_t>> {
+  const auto ids_of = [&](const json::array& items,
+                          const std::string& where) -> Result<std::vector<int32_t>> {
     std::vector<int32_t> ids;
     ids.reserve(items.size());
     for (size_t i = 0; i < items.size(); ++i) {

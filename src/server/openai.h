@@ -1,4 +1,5 @@
-// OpenAI's requests, from JSON to structs: every field is checked here, before anything is promised to a client.
+// OpenAI's requests, from JSON to structs: every field is checked here, before anything is promised to a
+// client.
 #pragma once
 
 #include <boost/json/array.hpp>
@@ -47,8 +48,8 @@ struct CompletionRequest : GenerationRequest {
 };
 
 struct ParseContext {
-  SamplingParams defaults;            // sampling.* and generation_config.json are already in here
-  std::optional<int> max_tokens;      // their limit, where one is set
+  SamplingParams defaults;        // sampling.* and generation_config.json are already in here
+  std::optional<int> max_tokens;  // their limit, where one is set
   int vocab_size = 0;
 };
 

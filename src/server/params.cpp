@@ -25,8 +25,12 @@ struct ParamRow {
 
 constexpr double kMaxInt = 2147483647;
 
-int to_int(double value) { return static_cast<int>(value); }
-float to_float(double value) { return static_cast<float>(value); }
+int to_int(double value) {
+  return static_cast<int>(value);
+}
+float to_float(double value) {
+  return static_cast<float>(value);
+}
 
 // Later rows overwrite earlier ones: max_completion_tokens wins over max_tokens.
 constexpr ParamRow kParams[] = {
@@ -126,13 +130,28 @@ constexpr UnsupportedRow kUnsupported[] = {
 
 // Read elsewhere, or accepted without effect.
 constexpr std::string_view kOtherNames[] = {
-    "model",        "messages",          "prompt",
-    "echo", "stop",         "stop_token_ids",    "seed",
-    "logit_bias",   "stream_options",    "cache_salt",
-    "best_of",      "chat_template_kwargs", "add_generation_prompt",
-    "user",         "continue_final_message", "store",
-    "metadata",     "service_tier",      "parallel_tool_calls",
-    "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+    "model",
+    "messages",
+    "prompt",
+    "echo",
+    "stop",
+    "stop_token_ids",
+    "seed",
+    "logit_bias",
+    "stream_options",
+    "cache_salt",
+    "best_of",
+    "chat_template_kwargs",
+    "add_generation_prompt",
+    "user",
+    "continue_final_message",
+    "store",
+    "metadata",
+    "service_tier",
+    "parallel_tool_calls",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
     "request_id",
 };
 
@@ -166,9 +185,8 @@ void refuse_unsupported(FieldReader& reader, Form form) {
     const std::string text = json::serialize(*value);
     if (std::find(row.neutral.begin(), row.neutral.end(), text) != row.neutral.end()) continue;
     const std::string_view usual = row.neutral[0];
-    reader.fail(unsupported_error(
-        row.name, fmt::format("not supported by this server; leave it out{}{}", usual.empty() ? "" : " or send ",
-                              usual)));
+    reader.fail(unsupported_error(row.name, fmt::format("not supported by this server; leave it out{}{}",
+                                                        usual.empty() ? "" : " or send ", usual)));
   }
 }
 

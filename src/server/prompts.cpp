@@ -24,7 +24,8 @@ void add_bos(const Tokenizer& tokenizer, std::vector<int32_t>& ids) {
 Result<void> cut_after_last_message(const ChatRequest& request, RenderedPrompt& prompt) {
   const auto& content = request.messages.back().get_object().at("content").get_string();
   std::string_view text(content.data(), content.size());
-  while (!text.empty() && std::string_view(" \t\r\n").find(text.back()) != std::string_view::npos) text.remove_suffix(1);
+  while (!text.empty() && std::string_view(" \t\r\n").find(text.back()) != std::string_view::npos)
+    text.remove_suffix(1);
   const size_t place = prompt.text.rfind(text);
   if (place == std::string::npos)
     return Error{ErrorCode::kInvalidArgument,
@@ -41,19 +42,21 @@ Result<void> cut_after_last_message(const ChatRequest& request, RenderedPrompt& 
 
 Result<void> check_context(const Llm& llm, size_t prompt_tokens, std::string_view param) {
   if (prompt_tokens < static_cast<size_t>(llm.max_model_len)) return {};
-  return Error{ErrorCode::kContextLength,
-               fmt::format("{}: got {} tokens, but the context is {} tokens, the answer included; shorten the prompt",
-                           param, prompt_tokens, llm.max_model_len),
-               std::string(param)};
+  return Error{
+      ErrorCode::kContextLength,
+      fmt::format("{}: got {} tokens, but the context is {} tokens, the answer included; shorten the prompt",
+                  param, prompt_tokens, llm.max_model_len),
+      std::string(param)};
 }
 
 Result<std::vector<int32_t>> chat_prompt(const Llm& llm, const ChatRequest& request) {
   if (!llm.chat_template)
-    return Error{ErrorCode::kInvalidArgument,
-                 fmt::format("messages: this model has no chat template{}{}; use /v1/completions, or start the server "
-                             "with --chat-template FILE",
-                             llm.template_error.empty() ? "" : " that can be read: ", llm.template_error),
-                 "messages"};
+    return Error{
+        ErrorCode::kInvalidArgument,
+        fmt::format("messages: this model has no chat template{}{}; use /v1/completions, or start the server "
+                    "with --chat-template FILE",
+                    llm.template_error.empty() ? "" : " that can be read: ", llm.template_error),
+        "messages"};
   const Tokenizer& tokenizer = *llm.tokenizer;
   TemplateInput input;
   input.messages = request.messages;
@@ -71,12 +74,14 @@ Result<std::vector<int32_t>> chat_prompt(const Llm& llm, const ChatRequest& requ
   if (request.continue_final_message) DI_TRY(cut_after_last_message(request, *rendered));
   std::vector<int32_t> ids = tokenizer.encode(rendered->text, rendered->trusted);
   add_bos(tokenizer, ids);
-  if (ids.empty()) return Error{ErrorCode::kInvalidArgument, "messages: they give an empty prompt", "messages"};
+  if (ids.empty())
+    return Error{ErrorCode::kInvalidArgument, "messages: they give an empty prompt", "messages"};
   DI_TRY(check_context(llm, ids.size(), "messages"));
   return ids;
 }
 
-Result<std::vector<int32_t>> plain_prompt(const Llm& llm, const PromptInput& prompt, bool add_special_tokens) {
+Result<std::vector<int32_t>> plain_prompt(const Llm& llm, const PromptInput& prompt,
+                                          bool add_special_tokens) {
   std::vector<int32_t> ids;
   if (const auto* given = std::get_if<std::vector<int32_t>>(&prompt)) {
     ids = *given;

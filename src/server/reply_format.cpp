@@ -20,7 +20,9 @@ std::string chunk_start(const ReplyHead& head, std::string_view object) {
                      json_string(head.fingerprint));
 }
 
-std::string_view chunk_end(const ReplyHead& head) { return head.include_usage ? R"(],"usage":null})" : "]}"; }
+std::string_view chunk_end(const ReplyHead& head) {
+  return head.include_usage ? R"(],"usage":null})" : "]}";
+}
 
 std::string quoted_or_null(std::string_view finish) {
   return finish.empty() ? "null" : fmt::format("\"{}\"", finish);
@@ -60,14 +62,17 @@ class ChatFormat final : public ReplyFormat {
           std::back_inserter(out),
           R"({}{{"index":{},"message":{{"role":"assistant","content":{},"refusal":null}},"logprobs":{},"finish_reason":{}}})",
           i ? "," : "", i, json_string(choices[i].text),
-          logprobs_ ? json_chat_logprobs(tokenizer_, choices[i].tokens) : "null", quoted_or_null(choices[i].finish));
+          logprobs_ ? json_chat_logprobs(tokenizer_, choices[i].tokens) : "null",
+          quoted_or_null(choices[i].finish));
     return fmt::format(R"({}],"usage":{}}})", out, json_usage(usage));
   }
 
  private:
-  std::string chunk(int index, std::string_view delta, std::string_view logprobs, std::string_view finish) const {
-    return sse_event(fmt::format(R"({}"choices":[{{"index":{},"delta":{},"logprobs":{},"finish_reason":{}}}{})",
-                                 start_, index, delta, logprobs, quoted_or_null(finish), chunk_end(head_)));
+  std::string chunk(int index, std::string_view delta, std::string_view logprobs,
+                    std::string_view finish) const {
+    return sse_event(
+        fmt::format(R"({}"choices":[{{"index":{},"delta":{},"logprobs":{},"finish_reason":{}}}{})", start_,
+                    index, delta, logprobs, quoted_or_null(finish), chunk_end(head_)));
   }
 
   const ReplyHead head_;
@@ -113,8 +118,9 @@ class CompletionFormat final : public ReplyFormat {
     for (size_t i = 0; i < choices.size(); ++i) {
       const std::string_view echo = echo_.empty() ? std::string_view() : std::string_view(echo_[i]);
       int64_t offset = count_characters(echo);
-      fmt::format_to(std::back_inserter(out), R"({}{{"index":{},"text":{},"logprobs":{},"finish_reason":{}}})",
-                     i ? "," : "", i, json_string(std::string(echo) + choices[i].text),
+      fmt::format_to(std::back_inserter(out),
+                     R"({}{{"index":{},"text":{},"logprobs":{},"finish_reason":{}}})", i ? "," : "", i,
+                     json_string(std::string(echo) + choices[i].text),
                      logprobs_ ? json_completion_logprobs(tokenizer_, choices[i].tokens, offset) : "null",
                      quoted_or_null(choices[i].finish));
     }
@@ -122,9 +128,11 @@ class CompletionFormat final : public ReplyFormat {
   }
 
  private:
-  std::string chunk(int index, std::string_view text, std::string_view logprobs, std::string_view finish) const {
-    return sse_event(fmt::format(R"({}"choices":[{{"index":{},"text":{},"logprobs":{},"finish_reason":{}}}{})", start_,
-                                 index, json_string(text), logprobs, quoted_or_null(finish), chunk_end(head_)));
+  std::string chunk(int index, std::string_view text, std::string_view logprobs,
+                    std::string_view finish) const {
+    return sse_event(
+        fmt::format(R"({}"choices":[{{"index":{},"text":{},"logprobs":{},"finish_reason":{}}}{})", start_,
+                    index, json_string(text), logprobs, quoted_or_null(finish), chunk_end(head_)));
   }
 
   const ReplyHead head_;
@@ -139,7 +147,8 @@ class CompletionFormat final : public ReplyFormat {
 std::string completion_token(std::string_view bytes) {
   if (is_valid_utf8(bytes)) return std::string(bytes);
   std::string name = "bytes:";
-  for (const char c : bytes) fmt::format_to(std::back_inserter(name), "\\x{:02x}", static_cast<unsigned char>(c));
+  for (const char c : bytes)
+    fmt::format_to(std::back_inserter(name), "\\x{:02x}", static_cast<unsigned char>(c));
   return name;
 }
 
@@ -225,8 +234,8 @@ std::string json_completion_logprobs(const Tokenizer& tokenizer, const std::vect
     tops += '}';
     offset += count_characters(bytes);
   }
-  return fmt::format(R"({{"tokens":[{}],"token_logprobs":[{}],"top_logprobs":[{}],"text_offset":[{}]}})", names,
-                     logprobs, tops, offsets);
+  return fmt::format(R"({{"tokens":[{}],"token_logprobs":[{}],"top_logprobs":[{}],"text_offset":[{}]}})",
+                     names, logprobs, tops, offsets);
 }
 
 }  // namespace deepinfer::server

@@ -8,6 +8,7 @@
 #include <boost/asio/thread_pool.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <functional>
+#include <optional>
 #include <utility>
 
 #include "base/check.h"
@@ -19,8 +20,8 @@ class TextPool {
  public:
   TextPool(int threads, int max_jobs) : pool_(static_cast<size_t>(threads)), max_jobs_(max_jobs) {}
 
-  // Runs `job` on a thread of the pool, then goes on where the caller was. kQueueFull at max_jobs waiting ones.
-  // What the job throws is thrown here.
+  // Runs `job` on a thread of the pool, then goes on where the caller was. kQueueFull at max_jobs waiting
+  // ones. What the job throws is thrown here.
   template <class T>
   boost::asio::awaitable<Result<T>> run(std::function<Result<T>()> job) {
     if (jobs_.fetch_add(1) >= max_jobs_) {
@@ -28,9 +29,15 @@ class TextPool {
       co_return make_error(ErrorCode::kQueueFull, "too many prompts are being read at once: try again");
     }
     const Leave leave{jobs_};
-    co_return co_await boost::asio::co_spawn(
-        pool_, [job = std::move(job)]() -> boost::asio::awaitable<Result<T>> { co_return job(); },
+    std::optional<Result<T>> result;
+    co_await boost::asio::co_spawn(
+        pool_,
+        [&job, &result]() -> boost::asio::awaitable<void> {
+          result.emplace(job());
+          co_return;
+        },
         boost::asio::use_awaitable);
+    co_return std::move(*result);
   }
 
   void join() { pool_.join(); }

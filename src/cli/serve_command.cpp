@@ -1,0 +1,164 @@
+#include "cli/serve_command.h"
+
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/json/serialize.hpp>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <optional>
+#include <thread>
+
+#include "base/log.h"
+#include "cli/exit_code.h"
+#include "engine/llm.h"
+#include "server/server.h"
+
+namespace deepinfer {
+namespace {
+
+constexpr int kDrainExpired = 6;
+
+// Each connection is a file: as many as the system lets this user have.
+void raise_file_limit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+// A line that works when it is pasted into a shell.
+std::string curl_line(const std::string& url, const Llm& llm, bool needs_key) {
+  std::string model = boost::json::serialize(boost::json::string_view(llm.names.front()));
+  // Inside single quotes a shell takes everything as it is, but for the quote itself.
+  for (size_t at = model.find('\''); at != std::string::npos; at = model.find('\'', at + 4))
+    model.replace(at, 1, R"('\'')");
+  const bool chat = llm.chat_template != nullptr;
+  return fmt::format(
+      "curl {}/v1/{} -H 'Content-Type: application/json'{} \\\n"
+      "  -d '{{\"model\": {}, {}, \"max_tokens\": 64}}'",
+      url, chat ? "chat/completions" : "completions",
+      needs_key ? " -H \"Authorization: Bearer $API_KEY\"" : "", model,
+      chat ? R"("messages": [{"role": "user", "content": "What is the capital of France?"}])"
+           : R"("prompt": "The capital of France is")");
+}
+
+void print_ready(const std::string& url, const Llm& llm, bool needs_key) {
+  fmt::print("Serving {} at {} (Ctrl-C stops). Try in another terminal:\n\n{}\n\n", llm.names.front(), url,
+             curl_line(url, llm, needs_key));
+  std::fflush(stdout);
+}
+
+// The thread that called serve_command() waits here for signals and for the loader's news.
+class Control {
+ public:
+  explicit Control(const Config& config) : config_(config), server_(config) {}
+
+  int run();
+
+ private:
+  void load();
+  void loaded(Result<std::unique_ptr<Llm>> llm);
+  void wait_for_signal();
+  void on_signal();
+  void drain();
+
+  const Config& config_;
+  boost::asio::io_context io_;
+  boost::asio::signal_set signals_{io_, SIGINT, SIGTERM};
+  server::Server server_;
+  std::string url_;
+  std::thread loader_, drainer_;
+  std::unique_ptr<Llm> llm_;
+  int exit_code_ = 0;
+};
+
+int Control::run() {
+  auto url = server_.start();
+  if (!url) return report(url.error());
+  url_ = *url;
+  log::info("listening on {}, loading the model", url_);
+  wait_for_signal();
+  loader_ = std::thread([this] { load(); });
+  io_.run();
+  if (loader_.joinable()) loader_.join();
+  if (drainer_.joinable()) drainer_.join();
+  server_.stop();
+  llm_.reset();  // before the server: its engine's last events go to the server's executors
+  return exit_code_;
+}
+
+void Control::load() {
+  std::optional<Result<std::unique_ptr<Llm>>> llm;
+  try {
+    llm.emplace(Llm::load(config_));
+  } catch (const std::exception& fault) {
+    llm.emplace(Error{ErrorCode::kInternal, fmt::format("loading the model failed: {}", fault.what()), {}});
+  }
+  boost::asio::post(io_, [this, result = std::make_shared<Result<std::unique_ptr<Llm>>>(std::move(*llm))] {
+    loaded(std::move(*result));
+  });
+}
+
+void Control::loaded(Result<std::unique_ptr<Llm>> llm) {
+  if (!llm) {
+    exit_code_ = report(llm.error());
+    signals_.cancel();
+    return;
+  }
+  llm_ = std::move(*llm);
+  server_.set_model(*llm_);
+  print_ready(url_, *llm_, !config_.server.api_key.empty());
+}
+
+void Control::wait_for_signal() {
+  signals_.async_wait([this](const boost::system::error_code& error, int) {
+    if (!error) on_signal();
+  });
+}
+
+void Control::on_signal() {
+  if (!llm_) {
+    // Loading cannot be interrupted, and nothing is half written.
+    log::info("stopped while loading");
+    std::fflush(nullptr);
+    std::_Exit(0);
+  }
+  if (drainer_.joinable()) {
+    log::warn("second signal: ending at once");
+    std::fflush(nullptr);
+    std::_Exit(kDrainExpired);
+  }
+  log::info("finishing running requests, for at most {} s; a second signal ends at once",
+            config_.server.drain_timeout);
+  drainer_ = std::thread([this] { drain(); });
+  wait_for_signal();
+}
+
+void Control::drain() {
+  const std::chrono::duration<double> time(config_.server.drain_timeout);
+  const bool clean = server_.drain(std::chrono::duration_cast<std::chrono::milliseconds>(time));
+  boost::asio::post(io_, [this, clean] {
+    if (!clean) {
+      log::warn("requests were still running after {} s", config_.server.drain_timeout);
+      exit_code_ = kDrainExpired;
+    }
+    signals_.cancel();
+  });
+}
+
+}  // namespace
+
+int serve_command(const Config& config) {
+  std::signal(SIGPIPE, SIG_IGN);  // a client that leaves is an error code of its write
+  raise_file_limit();
+  Control control(config);
+  return control.run();
+}
+
+}  // namespace deepinfer

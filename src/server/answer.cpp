@@ -1,0 +1,152 @@
+#include "server/answer.h"
+
+#include "base/log.h"
+#include "server/api_error.h"
+#include "server/sse.h"
+
+namespace deepinfer::server {
+
+namespace asio = boost::asio;
+
+namespace {
+
+// As long as this lives, the client's leaving cancels.
+class DisconnectGuard {
+ public:
+  DisconnectGuard(HttpExchange& exchange, Generation& generation) : exchange_(exchange) {
+    exchange.on_disconnect([&generation] {
+      generation.cancel();
+      generation.wake();
+    });
+  }
+  ~DisconnectGuard() { exchange_.on_disconnect(nullptr); }
+  DisconnectGuard(const DisconnectGuard&) = delete;
+
+ private:
+  HttpExchange& exchange_;
+};
+
+// max_tokens 0: nothing is generated.
+std::vector<ChoiceUpdate> empty_answers(const Prepared& prepared) {
+  std::vector<ChoiceUpdate> updates;
+  const int choices = static_cast<int>(prepared.prompts.size()) * prepared.request.sampling.n;
+  for (int i = 0; i < choices; ++i) updates.push_back({i, {}, {}, "length"});
+  return updates;
+}
+
+Usage empty_usage(const Prepared& prepared) {
+  Usage usage;
+  for (const auto& prompt : prepared.prompts) usage.prompt_tokens += static_cast<int64_t>(prompt.size());
+  return usage;
+}
+
+void add(std::vector<WholeChoice>& choices, std::vector<ChoiceUpdate> updates) {
+  for (ChoiceUpdate& update : updates) {
+    WholeChoice& choice = choices.at(static_cast<size_t>(update.index));
+    choice.text += update.text;
+    std::move(update.tokens.begin(), update.tokens.end(), std::back_inserter(choice.tokens));
+    if (!update.finish.empty()) choice.finish = update.finish;
+  }
+}
+
+HttpReply stream_head() {
+  HttpReply head;
+  head.content_type = "text/event-stream";
+  head.fields = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}};
+  return head;
+}
+
+ApiError logged(const Error& error) {
+  if (error.code == ErrorCode::kInternal) log::error("a request failed: {}", error.message);
+  return to_api_error(error);
+}
+
+asio::awaitable<void> answer_whole(HttpExchange& exchange, Generation& generation, ReplyFormat& format) {
+  std::vector<WholeChoice> choices(static_cast<size_t>(generation.choices()));
+  while (!generation.done()) {
+    co_await generation.wait(std::nullopt);
+    if (exchange.disconnected()) co_return;
+    auto updates = generation.take();
+    if (!updates) {
+      co_await exchange.reply(error_reply(logged(updates.error())));
+      co_return;
+    }
+    add(choices, std::move(*updates));
+  }
+  if (exchange.disconnected()) co_return;
+  co_await exchange.reply({200, format.whole(choices, generation.usage())});
+}
+
+// The status goes out when the engine has begun: until then a failure still gets its own.
+asio::awaitable<void> answer_stream(HttpExchange& exchange, Generation& generation, ReplyFormat& format,
+                                    bool include_usage, std::chrono::milliseconds ping) {
+  bool open = false;
+  while (!generation.done()) {
+    const bool news = co_await generation.wait(open ? std::optional(ping) : std::nullopt);
+    if (exchange.disconnected()) co_return;
+    if (!news) {
+      co_await exchange.send(kSsePing);
+      continue;
+    }
+    auto updates = generation.take();
+    if (!updates) {
+      const ApiError error = logged(updates.error());
+      if (!open) {
+        co_await exchange.reply(error_reply(error));
+        co_return;
+      }
+      co_await exchange.send(sse_event(error_body(error)).append(kSseDone));
+      break;
+    }
+    std::string events;
+    if (!open && (generation.scheduled() || !updates->empty())) {
+      open = co_await exchange.start_stream(stream_head());
+      if (!open) co_return;
+      events = format.opening(generation.choices());
+    }
+    for (const ChoiceUpdate& update : *updates) events += format.update(update);
+    if (generation.done() && include_usage) events += format.usage(generation.usage());
+    if (generation.done()) events += kSseDone;
+    co_await exchange.send(events);
+  }
+  if (!exchange.disconnected()) co_await exchange.end_stream();
+}
+
+asio::awaitable<void> answer_nothing(HttpExchange& exchange, const Prepared& prepared, ReplyFormat& format) {
+  auto updates = empty_answers(prepared);
+  const Usage usage = empty_usage(prepared);
+  if (!prepared.request.stream) {
+    std::vector<WholeChoice> choices(updates.size());
+    add(choices, std::move(updates));
+    co_await exchange.reply({200, format.whole(choices, usage)});
+    co_return;
+  }
+  if (!co_await exchange.start_stream(stream_head())) co_return;
+  std::string events = format.opening(static_cast<int>(updates.size()));
+  for (const ChoiceUpdate& update : updates) events += format.update(update);
+  if (prepared.request.include_usage) events += format.usage(usage);
+  co_await exchange.send(events.append(kSseDone));
+  co_await exchange.end_stream();
+}
+
+}  // namespace
+
+asio::awaitable<void> answer(HttpExchange& exchange, Llm& llm, const Prepared& prepared, ReplyFormat& format,
+                             std::chrono::milliseconds ping) {
+  if (prepared.max_tokens == 0) {
+    co_await answer_nothing(exchange, prepared, format);
+    co_return;
+  }
+  Generation generation(llm, prepared.request, exchange.executor());
+  if (const auto submitted = generation.submit(prepared.prompts, prepared.max_tokens); !submitted) {
+    co_await exchange.reply(error_reply(logged(submitted.error())));
+    co_return;
+  }
+  const DisconnectGuard guard(exchange, generation);
+  if (prepared.request.stream)
+    co_await answer_stream(exchange, generation, format, prepared.request.include_usage, ping);
+  else
+    co_await answer_whole(exchange, generation, format);
+}
+
+}  // namespace deepinfer::server

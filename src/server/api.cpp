@@ -1,0 +1,377 @@
+#include "server/api.h"
+
+#include <algorithm>
+#include <boost/json/serialize.hpp>
+#include <ctime>
+#include <thread>
+
+#include "base/log.h"
+#include "deepinfer/version.h"
+#include "server/answer.h"
+#include "server/http_head.h"
+#include "server/prepare.h"
+#include "server/prompts.h"
+
+namespace deepinfer::server {
+
+namespace asio = boost::asio;
+namespace json = boost::json;
+
+namespace {
+
+constexpr int kMaxTextJobs = 256;
+constexpr size_t kMaxReported = 256;
+constexpr std::chrono::seconds kPing{15};
+
+int text_threads() {
+  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 4, 2, 8);
+}
+
+HttpReply json_reply(std::string body) {
+  return {200, std::move(body)};
+}
+
+// %41 -> A; a broken escape stays as it is.
+std::string percent_decode(std::string_view text) {
+  const auto digit = [](char c) {
+    if (c >= '0' && c <= '9') return c - '0';
+    c = static_cast<char>(c | 0x20);
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+  };
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '%' && i + 2 < text.size() && digit(text[i + 1]) >= 0 && digit(text[i + 2]) >= 0) {
+      out += static_cast<char>(digit(text[i + 1]) * 16 + digit(text[i + 2]));
+      i += 2;
+    } else {
+      out += text[i];
+    }
+  }
+  return out;
+}
+
+bool is_plain_id(std::string_view id) {
+  return !id.empty() && id.size() <= 128 &&
+         std::all_of(id.begin(), id.end(), [](unsigned char c) { return c > 0x20 && c < 0x7f; });
+}
+
+}  // namespace
+
+struct Api::Route {
+  std::string_view method;
+  std::string_view path;  // ends with '/': a prefix
+  Handler handler;
+  bool open;   // without an API key
+  bool loads;  // needs a model that is ready, and counts as work that a drain waits for
+
+  bool matches(std::string_view wanted) const {
+    return path.ends_with('/') ? wanted.starts_with(path) && wanted.size() > path.size() : wanted == path;
+  }
+};
+
+const std::vector<Api::Route>& Api::routes() {
+  static const std::vector<Route> kRoutes = {
+      {"GET", "/health", &Api::health, true, false},
+      {"GET", "/health/ready", &Api::ready, true, false},
+      {"GET", "/version", &Api::version, true, false},
+      {"GET", "/v1/models", &Api::models, false, false},
+      {"GET", "/v1/models/", &Api::model, false, false},
+      {"POST", "/v1/chat/completions", &Api::chat, false, true},
+      {"POST", "/v1/completions", &Api::completion, false, true},
+      {"POST", "/tokenize", &Api::tokenize, false, true},
+      {"POST", "/detokenize", &Api::detokenize, false, true},
+  };
+  return kRoutes;
+}
+
+Api::Api(const Config& config)
+    : config_(config),
+      keys_(config.server.api_key),
+      started_(static_cast<int64_t>(std::time(nullptr))),
+      text_pool_(text_threads(), kMaxTextJobs) {}
+
+void Api::drain() {
+  draining_ = true;
+}
+
+bool Api::wait_idle(std::chrono::milliseconds time) {
+  std::unique_lock lock(mutex_);
+  return idle_.wait_for(lock, time, [this] { return active_ == 0; });
+}
+
+bool Api::stalled() const {
+  const Llm* llm = llm_;
+  const double limit = config_.server.stall_timeout;
+  return llm && limit > 0 && llm->engine->stats().seconds_since_heartbeat > limit;
+}
+
+// A page of another site can make a browser send requests here under that site's name.
+bool Api::host_allowed(const HttpRequest& request) const {
+  if (!is_loopback_host(config_.server.host)) return true;
+  const std::string_view host = request.field("host");
+  if (host.empty() || is_loopback_host(host)) return true;  // empty: HTTP/1.0, or no name at all
+  const auto& allowed = config_.server.allowed_origins;
+  return std::any_of(allowed.begin(), allowed.end(), [&](const std::string& origin) {
+    return origin == "*" || lower(host_name(origin)) == lower(host_name(host));
+  });
+}
+
+void Api::add_cors(HttpExchange& exchange) const {
+  const std::string origin(exchange.request().field("origin"));
+  const auto& allowed = config_.server.allowed_origins;
+  if (origin.empty() || allowed.empty()) return;
+  const bool any = std::find(allowed.begin(), allowed.end(), "*") != allowed.end();
+  if (!any && std::find(allowed.begin(), allowed.end(), origin) == allowed.end()) return;
+  exchange.add_field("Access-Control-Allow-Origin", any ? "*" : origin);
+  if (!any) exchange.add_field("Vary", "Origin");
+}
+
+asio::awaitable<void> Api::handle(HttpExchange& exchange) {
+  const std::string_view given = exchange.request().field("x-request-id");
+  exchange.add_field("X-Request-Id", is_plain_id(given) ? std::string(given) : random_hex(16));
+  add_cors(exchange);
+  co_await dispatch(exchange);
+}
+
+asio::awaitable<void> Api::dispatch(HttpExchange& exchange) {
+  const HttpRequest& request = exchange.request();
+  if (!host_allowed(request)) {
+    co_await exchange.reply(error_reply({403,
+                                         "Host: this server listens on loopback and answers for localhost "
+                                         "only; to serve other names, name them "
+                                         "in server.allowed_origins or set server.host",
+                                         "invalid_request_error", "", "host_not_allowed"}));
+    co_return;
+  }
+  std::string allow;
+  const Route* found = nullptr;
+  for (const Route& route : routes()) {
+    if (!route.matches(request.path)) continue;
+    allow +=
+        (allow.empty() ? "" : ", ") + std::string(route.method) + (route.method == "GET" ? ", HEAD" : "");
+    if (request.method == route.method || (request.method == "HEAD" && route.method == "GET")) found = &route;
+  }
+  if (request.method == "OPTIONS" && !allow.empty()) {
+    HttpReply reply{204, ""};
+    reply.fields = {{"Allow", allow + ", OPTIONS"},
+                    {"Access-Control-Allow-Methods", allow + ", OPTIONS"},
+                    {"Access-Control-Allow-Headers", "Authorization, Content-Type, X-Request-Id"},
+                    {"Access-Control-Max-Age", "600"}};
+    co_await exchange.reply(std::move(reply));
+    co_return;
+  }
+  if (!(found && found->open) && !keys_.allows(request.field("authorization"))) {
+    HttpReply reply = error_reply(key_error());
+    reply.fields.emplace_back("WWW-Authenticate", "Bearer");
+    co_await exchange.reply(std::move(reply));
+    co_return;
+  }
+  if (allow.empty()) {
+    co_await exchange.reply(error_reply({404, "there is no route " + request.path.substr(0, 200),
+                                         "invalid_request_error", "", "route_not_found"}));
+    co_return;
+  }
+  if (!found) {
+    HttpReply reply =
+        error_reply({405, "this route takes " + allow, "invalid_request_error", "", "method_not_allowed"});
+    reply.fields.emplace_back("Allow", allow);
+    co_await exchange.reply(std::move(reply));
+    co_return;
+  }
+  co_await serve_route(exchange, *found);
+}
+
+asio::awaitable<void> Api::serve_route(HttpExchange& exchange, const Route& route) {
+  if (!route.loads) {
+    co_await (this->*route.handler)(exchange);
+    co_return;
+  }
+  if (draining_) {
+    HttpReply reply = error_reply(draining_error());
+    reply.close = true;
+    co_await exchange.reply(std::move(reply));
+    co_return;
+  }
+  if (!llm_) {
+    co_await exchange.reply(error_reply(loading_error()));
+    co_return;
+  }
+  if (stalled()) {
+    co_await exchange.reply(
+        error_reply({503, "the engine does not answer", "service_unavailable", "", "stalled", 10}));
+    co_return;
+  }
+  struct Count {
+    explicit Count(Api& owner) : api(owner) {
+      const std::lock_guard lock(api.mutex_);
+      ++api.active_;
+    }
+    ~Count() {
+      const std::lock_guard lock(api.mutex_);
+      if (--api.active_ == 0) api.idle_.notify_all();
+    }
+    Api& api;
+  };
+  const Count count(*this);
+  co_await (this->*route.handler)(exchange);
+}
+
+asio::awaitable<void> Api::health(HttpExchange& exchange) {
+  if (stalled())
+    co_await exchange.reply(
+        error_reply({503, "the engine does not answer", "service_unavailable", "", "stalled"}));
+  else
+    co_await exchange.reply(json_reply(R"({"status":"ok"})"));
+}
+
+asio::awaitable<void> Api::ready(HttpExchange& exchange) {
+  if (draining_)
+    co_await exchange.reply(error_reply(draining_error()));
+  else if (!llm_)
+    co_await exchange.reply(error_reply(loading_error()));
+  else if (stalled())
+    co_await exchange.reply(
+        error_reply({503, "the engine does not answer", "service_unavailable", "", "stalled"}));
+  else
+    co_await exchange.reply(json_reply(R"({"status":"ready"})"));
+}
+
+asio::awaitable<void> Api::version(HttpExchange& exchange) {
+  co_await exchange.reply(json_reply(json::serialize(json::object{{"version", deepinfer::version()}})));
+}
+
+std::string Api::model_json(const std::string& name) const {
+  return json::serialize(json::object{{"id", name},
+                                      {"object", "model"},
+                                      {"created", started_},
+                                      {"owned_by", "deepinfer"},
+                                      {"max_model_len", llm_.load()->max_model_len}});
+}
+
+asio::awaitable<void> Api::models(HttpExchange& exchange) {
+  const Llm* llm = llm_;
+  if (!llm) {
+    co_await exchange.reply(error_reply(loading_error()));
+    co_return;
+  }
+  std::string body = R"({"object":"list","data":[)";
+  for (size_t i = 0; i < llm->names.size(); ++i) body += (i ? "," : "") + model_json(llm->names[i]);
+  co_await exchange.reply(json_reply(body + "]}"));
+}
+
+asio::awaitable<void> Api::model(HttpExchange& exchange) {
+  const Llm* llm = llm_;
+  if (!llm) {
+    co_await exchange.reply(error_reply(loading_error()));
+    co_return;
+  }
+  constexpr size_t kPrefix = std::string_view("/v1/models/").size();
+  const auto name =
+      resolve_model(*llm, percent_decode(std::string_view(exchange.request().path).substr(kPrefix)));
+  if (name)
+    co_await exchange.reply(json_reply(model_json(*name)));
+  else
+    co_await exchange.reply(error_reply(to_api_error(name.error())));
+}
+
+void Api::log_unknown(const json::object& body) {
+  for (const std::string& name : unknown_fields(body)) {
+    const std::lock_guard lock(mutex_);
+    if (reported_.size() < kMaxReported && name.size() < 100 && reported_.insert(name).second)
+      log::debug("a request has the field {}, which is unknown and ignored",
+                 json::serialize(json::string_view(name)));
+  }
+}
+
+asio::awaitable<void> Api::chat(HttpExchange& exchange) {
+  return generate(exchange, kChat);
+}
+asio::awaitable<void> Api::completion(HttpExchange& exchange) {
+  return generate(exchange, kCompletion);
+}
+
+asio::awaitable<void> Api::generate(HttpExchange& exchange, Form form) {
+  Llm& llm = *llm_;
+  auto request = std::make_shared<HttpRequest>(exchange.take_request());
+  const std::string key(request->field("authorization"));
+  auto prepared = co_await text_pool_.run<Prepared>(
+      [this, &llm, form, request = std::move(request)]() mutable -> Result<Prepared> {
+        auto body = parse_body(request->body);
+        request.reset();
+        if (!body) return std::move(body).error();
+        log_unknown(*body);
+        return prepare(*body, form, llm, config_);
+      });
+  if (!prepared) {
+    co_await exchange.reply(error_reply(to_api_error(prepared.error())));
+    co_return;
+  }
+  if (exchange.disconnected()) co_return;
+  // Keys do not share cached prefixes, or the time to the first token would tell what others have sent.
+  if (!keys_.empty()) prepared->request.cache_salt = sha256_hex(key) + prepared->request.cache_salt;
+  ReplyHead head{(form == kChat ? "chatcmpl-" : "cmpl-") + random_hex(16),
+                 static_cast<int64_t>(std::time(nullptr)), prepared->model, llm.fingerprint,
+                 prepared->request.include_usage};
+  std::vector<std::string> echo;
+  for (const std::string& text : prepared->echo)
+    echo.insert(echo.end(), static_cast<size_t>(prepared->request.sampling.n), text);
+  const bool logprobs = prepared->request.logprobs;
+  const auto format =
+      form == kChat ? make_chat_format(std::move(head), *llm.tokenizer, logprobs)
+                    : make_completion_format(std::move(head), *llm.tokenizer, logprobs, std::move(echo));
+  co_await answer(exchange, llm, *prepared, *format, kPing);
+}
+
+namespace {
+
+Result<std::string> tokenize_body(const std::string& text, const Llm& llm, const Config& config) {
+  DI_ASSIGN(const json::object body, parse_body(text));
+  std::vector<int32_t> ids;
+  if (body.contains("messages")) {
+    const ParseContext context{default_sampling(config, llm.generation), {}, llm.tokenizer->vocab_size()};
+    DI_ASSIGN(const ChatRequest request, parse_chat(body, context));
+    DI_TRY(resolve_model(llm, request.model));
+    DI_ASSIGN(ids, chat_prompt(llm, request));
+  } else {
+    FieldReader reader(body);
+    const std::string model = reader.string("model", 1024).value_or("");
+    const bool special = reader.boolean("add_special_tokens").value_or(true);
+    const auto prompt = reader.string("prompt", text.size());
+    if (!reader.ok()) return reader.error();
+    if (!prompt) return field_error("prompt", "a string", json::value(nullptr));
+    DI_TRY(resolve_model(llm, model));
+    DI_ASSIGN(ids, plain_prompt(llm, *prompt, special));
+  }
+  json::array tokens(ids.begin(), ids.end());
+  return json::serialize(json::object{
+      {"count", ids.size()}, {"max_model_len", llm.max_model_len}, {"tokens", std::move(tokens)}});
+}
+
+Result<std::string> detokenize_body(const std::string& text, const Llm& llm) {
+  DI_ASSIGN(json::object body, parse_body(text));
+  body["prompt"] = body["tokens"];
+  if (body["prompt"].is_array() && body["prompt"].get_array().empty()) return std::string(R"({"prompt":""})");
+  DI_ASSIGN(const auto prompts, parse_prompts(body, llm.tokenizer->vocab_size()));
+  const auto* ids = std::get_if<std::vector<int32_t>>(&prompts.front());
+  if (!ids || prompts.size() != 1) return field_error("tokens", "an array of token ids", body["tokens"]);
+  return "{\"prompt\":" + json_string(text_of(llm, *ids, false)) + "}";
+}
+
+}  // namespace
+
+asio::awaitable<void> Api::tokenize(HttpExchange& exchange) {
+  auto body = std::make_shared<std::string>(exchange.take_request().body);
+  auto result =
+      co_await text_pool_.run<std::string>([this, body] { return tokenize_body(*body, *llm_, config_); });
+  co_await exchange.reply(result ? json_reply(std::move(*result))
+                                 : error_reply(to_api_error(result.error())));
+}
+
+asio::awaitable<void> Api::detokenize(HttpExchange& exchange) {
+  auto body = std::make_shared<std::string>(exchange.take_request().body);
+  auto result = co_await text_pool_.run<std::string>([this, body] { return detokenize_body(*body, *llm_); });
+  co_await exchange.reply(result ? json_reply(std::move(*result))
+                                 : error_reply(to_api_error(result.error())));
+}
+
+}  // namespace deepinfer::server

@@ -1,0 +1,75 @@
+// The routes: who may call what, and what each does.
+#pragma once
+
+#include <atomic>
+#include <boost/asio/awaitable.hpp>
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+
+#include "deepinfer/config.h"
+#include "engine/llm.h"
+#include "server/api_error.h"
+#include "server/auth.h"
+#include "server/http.h"
+#include "server/params.h"
+#include "server/reply_format.h"
+#include "server/text_pool.h"
+
+namespace deepinfer::server {
+
+class Api {
+ public:
+  explicit Api(const Config& config);
+
+  // For HttpServer; any number of exchanges at once, on any strands.
+  boost::asio::awaitable<void> handle(HttpExchange& exchange);
+
+  void set_model(Llm* llm) { llm_ = llm; }  // borrowed; from now on ready
+  void drain();                             // POSTs get 503
+  // True when no request is being answered any more; false when the time is over.
+  bool wait_idle(std::chrono::milliseconds time);
+
+ private:
+  using Handler = boost::asio::awaitable<void> (Api::*)(HttpExchange&);
+  struct Route;
+  static const std::vector<Route>& routes();
+
+  bool host_allowed(const HttpRequest& request) const;
+  void add_cors(HttpExchange& exchange) const;
+  boost::asio::awaitable<void> dispatch(HttpExchange& exchange);
+  boost::asio::awaitable<void> serve_route(HttpExchange& exchange, const Route& route);
+  bool stalled() const;
+
+  boost::asio::awaitable<void> health(HttpExchange& exchange);
+  boost::asio::awaitable<void> ready(HttpExchange& exchange);
+  boost::asio::awaitable<void> version(HttpExchange& exchange);
+  boost::asio::awaitable<void> models(HttpExchange& exchange);
+  boost::asio::awaitable<void> model(HttpExchange& exchange);
+  boost::asio::awaitable<void> chat(HttpExchange& exchange);
+  boost::asio::awaitable<void> completion(HttpExchange& exchange);
+  boost::asio::awaitable<void> tokenize(HttpExchange& exchange);
+  boost::asio::awaitable<void> detokenize(HttpExchange& exchange);
+
+  void log_unknown(const boost::json::object& body);
+  std::string model_json(const std::string& name) const;
+  boost::asio::awaitable<void> generate(HttpExchange& exchange, Form form);
+
+  const Config config_;
+  const ApiKeys keys_;
+  const int64_t started_;
+  std::atomic<Llm*> llm_ = nullptr;
+  std::atomic<bool> draining_ = false;
+  TextPool text_pool_;
+
+  std::mutex mutex_;
+  std::condition_variable idle_;
+  int active_ = 0;                  // guarded by mutex_: POSTs being answered
+  std::set<std::string> reported_;  // guarded by mutex_: unknown fields that the log has seen
+};
+
+}  // namespace deepinfer::server
