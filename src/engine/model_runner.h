@@ -11,7 +11,13 @@
 
 namespace deepinfer {
 
-// One row of a step. Views stay valid until wait() of the step returned.
+// One row of a step. Views stay valid until wait() of the step returned, but block tables may grow meanwhile:
+// a runner that works asynchronously copies what it needs in launch_forward().
+//
+// A row with ids (re)starts its slot: last token and length on the device follow from it. A row with
+// kTokenFromSlot goes on from there; its context_len and sampling.position are then upper bounds, exact when
+// every earlier row accepted `room` tokens. A row that accepts nothing leaves the slot at its last input
+// token, which the next row computes again.
 struct StepRow {
   uint64_t sequence = 0;
   int32_t slot = 0;
@@ -19,7 +25,8 @@ struct StepRow {
   std::span<const int32_t> tokens;  // of this step: ids, or one kTokenFromSlot
   std::span<const std::vector<int32_t>> block_table;  // [KV groups] block ids by position, -1 where freed
   bool samples = false;                               // the last token's logits are wanted
-  SampleRow sampling;                                 // when it samples
+  int32_t room = 1;    // tokens that it may accept: its blocks hold context_len + tokens + room - 1 positions
+  SampleRow sampling;  // when it samples
 };
 
 struct Step {
@@ -34,8 +41,9 @@ struct StepOutput {
 };
 
 // Two launches a step, so that a grammar's mask can be computed while forward runs. Several steps may be in
-// flight: wait() is called once for each, in order. Used by the engine's thread only. A fault throws; the
-// engine fails the step.
+// flight: wait() is called once for each that was launched, in order. Used by the engine's thread only. A
+// fault throws and the engine fails the step's sequences; std::bad_alloc (or what derives from it) means that
+// the device ran out of memory: the newest sequence of the step fails and the others go on.
 class ModelRunner {
  public:
   struct Info {
@@ -46,6 +54,10 @@ class ModelRunner {
     int vocab_size = 0;
     int max_model_len = 0;
     int max_in_flight = 1;  // steps that may be launched before the oldest is waited for
+    int max_accepted = 1;   // tokens that a decode row may accept (speculation)
+    // Evict cached blocks before memory is used that never was: memory grows with use, not with time. False
+    // where all of the pool is mapped anyway (GPU).
+    bool touched_first = true;
   };
 
   virtual ~ModelRunner() = default;

@@ -1,0 +1,189 @@
+#include "deepinfer/engine.h"
+
+#include <future>
+#include <thread>
+
+#include "base/check.h"
+#include "engine/engine_loop.h"
+
+namespace deepinfer {
+
+struct Engine::Impl {
+  Impl(std::unique_ptr<ModelRunner> runner_in, EngineOptions options_in, Clock* clock_in)
+      : runner(std::move(runner_in)),
+        options(std::move(options_in)),
+        clock(clock_in != nullptr ? *clock_in : steady),
+        loop(*runner, options,
+             {runner->info(), options.max_num_batched_tokens, options.enable_chunked_prefill,
+              options.enable_prefix_caching},
+             clock, mailbox) {
+    limits.max_len = loop.max_len();
+    limits.block_size = runner->info().block_size;
+    limits.prefix_caching = options.enable_prefix_caching;
+    limits.end_ids = options.end_ids;
+  }
+
+  Result<void> check_prompt(std::span<const int32_t> prompt) const;
+  Result<uint64_t> reserve(int sequences);
+  void post(Submission submission);
+
+  std::unique_ptr<ModelRunner> runner;
+  EngineOptions options;
+  SteadyClock steady;
+  const Clock& clock;
+  Mailbox mailbox;
+  EngineLoop loop;
+  SequenceLimits limits;
+  std::mutex join_mutex;
+  std::thread thread;
+  std::thread::id thread_id;  // set once, before the first request
+};
+
+Engine::Engine(std::unique_ptr<ModelRunner> runner, EngineOptions options, Clock* clock)
+    : impl_(std::make_unique<Impl>(std::move(runner), std::move(options), clock)) {
+  impl_->thread = std::thread([impl = impl_.get()] { impl->loop.run(); });
+  impl_->thread_id = impl_->thread.get_id();
+}
+
+Engine::~Engine() {
+  stop();
+}
+
+Result<void> Engine::Impl::check_prompt(std::span<const int32_t> prompt) const {
+  const ModelRunner::Info& info = runner->info();
+  const auto length = static_cast<int64_t>(prompt.size());
+  auto refuse = [](Error error) {
+    error.param = "prompt";
+    return error;
+  };
+  if (length == 0) {
+    return refuse(make_error(ErrorCode::kInvalidArgument, "prompt: got no tokens, expected at least one"));
+  }
+  for (int32_t id : prompt) {
+    if (id >= 0 && id < info.vocab_size) continue;
+    return refuse(make_error(ErrorCode::kInvalidArgument, "prompt: got token {}, expected 0 to {}", id,
+                             info.vocab_size - 1));
+  }
+  if (length >= info.max_model_len) {
+    return refuse(
+        make_error(ErrorCode::kContextLength,
+                   "prompt: got {} tokens, expected at most {}: the context holds {} tokens, prompt and "
+                   "answer together; shorten the prompt",
+                   length, info.max_model_len - 1, info.max_model_len));
+  }
+  if (length >= limits.max_len) {
+    return refuse(
+        make_error(ErrorCode::kMemory,
+                   "prompt: got {} tokens, expected at most {}: the KV cache has {} blocks of {} tokens; "
+                   "shorten the prompt, or start the server with more gpu.kv_cache_memory_bytes",
+                   length, limits.max_len - 1, info.num_blocks, info.block_size));
+  }
+  return {};
+}
+
+// A place in the queue for each sequence, and the request's id.
+Result<uint64_t> Engine::Impl::reserve(int sequences) {
+  std::lock_guard lock(mailbox.mutex);
+  if (mailbox.draining || mailbox.stopping) {
+    return make_error(ErrorCode::kUnavailable, "the server is shutting down and takes no new requests");
+  }
+  if (mailbox.queued + sequences > options.max_queue) {
+    return make_error(ErrorCode::kQueueFull,
+                      "the queue is full: {} sequences wait and {} more were asked for, the limit is {} "
+                      "(server.max_queue); try again later",
+                      mailbox.queued, sequences, options.max_queue);
+  }
+  mailbox.queued += sequences;
+  ++mailbox.requests;
+  return mailbox.next_request++;
+}
+
+void Engine::Impl::post(Submission submission) {
+  {
+    std::lock_guard lock(mailbox.mutex);
+    if (mailbox.idle) mailbox.heartbeat = clock.now();
+    mailbox.idle = false;
+    if (!mailbox.stopped) {
+      mailbox.submitted += static_cast<int64_t>(submission.sequences.size());
+      mailbox.submissions.push_back(std::move(submission));
+      mailbox.wake.notify_one();
+      return;
+    }
+  }
+  // Stopped between reserve() and here.
+  for (const auto& s : submission.sequences) {
+    submission.on_event({.request = s->request, .choice = s->choice, .finish = FinishReason::kCancelled});
+  }
+}
+
+Result<uint64_t> Engine::submit(EngineRequest request, OnEvent on_event) {
+  DI_TRY(validate(request.sampling, impl_->runner->info().vocab_size));
+  DI_TRY(impl_->check_prompt(request.prompt));
+  const int n = request.sampling.n;
+  DI_ASSIGN(const uint64_t id, impl_->reserve(n));
+  try {
+    Submission submission{.request = id, .arrival = impl_->clock.now(), .on_event = std::move(on_event)};
+    submission.sequences = make_sequences(id, std::move(request), impl_->limits);
+    impl_->post(std::move(submission));
+  } catch (...) {
+    std::lock_guard lock(impl_->mailbox.mutex);
+    impl_->mailbox.queued -= n;
+    --impl_->mailbox.requests;
+    throw;
+  }
+  return id;
+}
+
+void Engine::cancel(uint64_t request, int choice) {
+  std::lock_guard lock(impl_->mailbox.mutex);
+  if (impl_->mailbox.requests == 0) return;
+  impl_->mailbox.cancellations.push_back({request, choice});
+  impl_->mailbox.wake.notify_one();
+}
+
+void Engine::drain() {
+  std::lock_guard lock(impl_->mailbox.mutex);
+  impl_->mailbox.draining = true;
+}
+
+bool Engine::idle() const {
+  std::lock_guard lock(impl_->mailbox.mutex);
+  return impl_->mailbox.requests == 0;
+}
+
+void Engine::stop() {
+  {
+    std::lock_guard lock(impl_->mailbox.mutex);
+    impl_->mailbox.stopping = true;
+    impl_->mailbox.wake.notify_one();
+  }
+  // From a callback: the thread ends after it, and the destructor waits.
+  if (impl_->thread_id == std::this_thread::get_id()) return;
+  std::lock_guard lock(impl_->join_mutex);
+  if (impl_->thread.joinable()) impl_->thread.join();
+}
+
+bool Engine::reset_prefix_cache() {
+  std::future<bool> done;
+  {
+    std::lock_guard lock(impl_->mailbox.mutex);
+    if (impl_->mailbox.requests > 0 || impl_->mailbox.stopping) return false;
+    done = impl_->mailbox.resets.emplace_back().get_future();
+    impl_->mailbox.wake.notify_one();
+  }
+  return done.get();
+}
+
+EngineStats Engine::stats() const {
+  std::lock_guard lock(impl_->mailbox.mutex);
+  const Mailbox& mailbox = impl_->mailbox;
+  EngineStats stats = mailbox.stats;
+  stats.waiting += static_cast<int>(mailbox.submitted);
+  if (!mailbox.idle) {
+    stats.seconds_since_heartbeat =
+        std::chrono::duration<double>(impl_->clock.now() - mailbox.heartbeat).count();
+  }
+  return stats;
+}
+
+}  // namespace deepinfer

@@ -1,0 +1,282 @@
+#include "fake_runner.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "engine/sampling_params.h"
+#include "tensor/step_batch.h"
+
+namespace deepinfer::test {
+namespace {
+
+uint64_t mix(uint64_t a, uint64_t b) {
+  uint64_t z = (a ^ (b + 0x9e3779b97f4a7c15u + (a << 6) + (a >> 2))) * 0xbf58476d1ce4e5b9u;
+  return z ^ (z >> 29);
+}
+
+int64_t first_visible(const KvGroupSpec& group, int64_t position) {
+  return group.kind == KvGroupSpec::Kind::kFull ? 0 : std::max<int64_t>(0, position - group.window);
+}
+
+uint64_t cell_value(uint64_t value, size_t group) {
+  return mix(value, group + 17);
+}
+
+int32_t draw(int vocab, uint64_t value, uint64_t seed, int64_t position, uint64_t history,
+             std::span<const int32_t> banned) {
+  uint64_t x = mix(mix(mix(value, seed), static_cast<uint64_t>(position)), history);
+  while (true) {
+    auto token = static_cast<int32_t>((x >> 17) % static_cast<uint64_t>(vocab));
+    if (std::find(banned.begin(), banned.end(), token) == banned.end()) return token;
+    x = mix(x, 1);
+  }
+}
+
+// Stands for the penalties: it depends on every token of prompt and output.
+uint64_t history_hash(uint64_t h, std::span<const int32_t> tokens) {
+  for (int32_t t : tokens) h = mix(h, static_cast<uint64_t>(t));
+  return h;
+}
+
+}  // namespace
+
+OracleOutput oracle(const ModelRunner::Info& info, const OracleRequest& request) {
+  ResolvedSampling sampling = resolve(request.sampling, request.end_ids);
+  std::vector<int32_t> tokens = request.prompt;
+  std::vector<uint64_t> values;
+  OracleOutput out;
+  auto limit = std::min<int64_t>(request.max_len,
+                                 static_cast<int64_t>(request.prompt.size()) + request.sampling.max_tokens);
+  while (out.finish == FinishReason::kNone) {
+    for (size_t p = values.size(); p < tokens.size(); ++p) {
+      uint64_t h = mix(static_cast<uint64_t>(tokens[p]), p);
+      for (size_t g = 0; g < info.groups.size(); ++g) {
+        for (auto q = static_cast<size_t>(first_visible(info.groups[g], static_cast<int64_t>(p))); q < p;
+             ++q) {
+          h = mix(h, cell_value(values[q], g));
+        }
+      }
+      values.push_back(h);
+    }
+    auto count = static_cast<int64_t>(out.tokens.size());
+    std::span<const int32_t> banned;
+    if (count < request.sampling.min_tokens) banned = sampling.stop_ids;
+    uint64_t history = sampling.penalties ? history_hash(5, tokens) : 0;
+    int32_t token = draw(info.vocab_size, values.back(), request.seed, static_cast<int64_t>(tokens.size()),
+                         history, banned);
+    tokens.push_back(token);
+    out.tokens.push_back(token);
+    if (sampling.stops(token) && count >= request.sampling.min_tokens) {
+      out.finish = FinishReason::kStop;
+    } else if (static_cast<int64_t>(tokens.size()) >= limit) {
+      out.finish = FinishReason::kLength;
+    }
+  }
+  return out;
+}
+
+KvGroupSpec full_group() {
+  return {};
+}
+
+KvGroupSpec window_group(int window) {
+  KvGroupSpec group;
+  group.kind = KvGroupSpec::Kind::kWindow;
+  group.window = window;
+  return group;
+}
+
+ModelRunner::Info small_info() {
+  ModelRunner::Info info;
+  info.groups = {full_group()};
+  info.block_size = 4;
+  info.num_blocks = 64;
+  info.num_slots = 8;
+  info.vocab_size = 50;
+  info.max_model_len = 200;
+  return info;
+}
+
+FakeRunner::FakeRunner(FakeOptions options) : options_(std::move(options)) {
+  store_.resize(static_cast<size_t>(options_.info.num_blocks * options_.info.block_size));
+  slots_.resize(static_cast<size_t>(options_.info.num_slots));
+}
+
+void FakeRunner::fault(std::string what) {
+  if (faults_.size() < 20) faults_.push_back(std::move(what));
+}
+
+void FakeRunner::launch_forward(const Step& step) {
+  if (on_launch) on_launch(step);
+  if (static_cast<int>(in_flight_.size()) >= options_.info.max_in_flight) fault("too many steps in flight");
+  bool prefill = false;
+  for (const StepRow& row : step.rows) {
+    check_row(row);
+    if (row.tokens.size() > 1) prefill = true;
+    if (prefill && row.tokens.size() == 1) fault("a decode row after a prefill chunk");
+  }
+  check_conflicts(step);
+  InFlight flight{.step = &step, .id = step.id};
+  for (const StepRow& row : step.rows) {
+    flight.rows.push_back(footprint(row));
+  }
+  in_flight_.push_back(std::move(flight));
+  max_in_flight_seen_ = std::max(max_in_flight_seen_, static_cast<int>(in_flight_.size()));
+}
+
+void FakeRunner::launch_sample(const Step& step) {
+  if (in_flight_.empty() || in_flight_.back().id != step.id) throw std::logic_error("sample without forward");
+  in_flight_.back().sampled = true;
+  if (!options_.late) execute(step, in_flight_.back().output);
+}
+
+StepOutput FakeRunner::wait(uint64_t step_id) {
+  if (in_flight_.empty() || in_flight_.front().id != step_id || !in_flight_.front().sampled) {
+    throw std::logic_error("wait for a step that is not the oldest");
+  }
+  InFlight flight = std::move(in_flight_.front());
+  in_flight_.pop_front();
+  if (on_wait) on_wait(step_id);
+  if (options_.late) execute(*flight.step, flight.output);
+  return std::move(flight.output);
+}
+
+void FakeRunner::check_row(const StepRow& row) {
+  const Info& info = options_.info;
+  if (row.slot < 0 || row.slot >= info.num_slots) return fault("slot out of range");
+  int64_t end = row.context_len + static_cast<int64_t>(row.tokens.size()) + row.room - 1;
+  if (end >= info.max_model_len) fault(fmt::format("row to position {} of {}", end, info.max_model_len));
+  if (row.block_table.size() != info.groups.size()) return fault("wrong number of block tables");
+  for (const auto& table : row.block_table) {
+    if (static_cast<int64_t>(table.size()) * info.block_size < end) fault("block table too short");
+  }
+  if (row.samples && row.sampling.slot != row.slot) fault("slot of the sampler differs");
+  if (row.samples && row.sampling.position != row.context_len + static_cast<int64_t>(row.tokens.size())) {
+    fault("position of the sampler differs");
+  }
+}
+
+// Blocks that the row may read or write. What a window group looks back on is known only where the steps
+// before are computed already.
+FakeRunner::Footprint FakeRunner::footprint(const StepRow& row) const {
+  Footprint print{row.sequence, row.slot, {}};
+  int64_t start = row.tokens[0] == kTokenFromSlot ? slots_[row.slot].length : row.context_len;
+  for (size_t g = 0; g < row.block_table.size(); ++g) {
+    const KvGroupSpec& group = options_.info.groups[g];
+    if (options_.late && group.kind == KvGroupSpec::Kind::kWindow) continue;
+    for (size_t i = first_visible(group, start) / options_.info.block_size; i < row.block_table[g].size();
+         ++i) {
+      print.blocks.push_back(row.block_table[g][i]);
+    }
+  }
+  return print;
+}
+
+// What a row writes belongs to no row of another sequence in flight.
+void FakeRunner::check_conflicts(const Step& step) {
+  for (const InFlight& flight : in_flight_) {
+    for (const Footprint& print : flight.rows) {
+      for (const StepRow& row : step.rows) {
+        if (row.sequence == print.sequence) continue;
+        if (row.slot == print.slot) fault(fmt::format("slot {} is still in flight", row.slot));
+        int64_t end = row.context_len + static_cast<int64_t>(row.tokens.size()) + row.room - 1;
+        for (const auto& table : row.block_table) {
+          for (int64_t i = row.context_len / options_.info.block_size; i * options_.info.block_size < end;
+               ++i) {
+            if (std::find(print.blocks.begin(), print.blocks.end(), table[i]) != print.blocks.end()) {
+              fault(fmt::format("block {} is still in flight", table[i]));
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+void FakeRunner::execute(const Step& step, StepOutput& output) {
+  for (const StepRow& row : step.rows) execute_row(step, row, output);
+}
+
+void FakeRunner::execute_row(const Step& step, const StepRow& row, StepOutput& output) {
+  Slot& slot = slots_[row.slot];
+  const bool from_slot = row.tokens[0] == kTokenFromSlot;
+  if (from_slot && slot.sequence != row.sequence) fault("the slot belongs to another sequence");
+  if (from_slot && slot.length > row.context_len) fault("context_len is no upper bound");
+  int64_t position = from_slot ? slot.length : row.context_len;
+  int32_t token = -1;
+  uint64_t value = 0;
+  for (size_t i = 0; i < row.tokens.size(); ++i, ++position) {
+    token = from_slot ? slot.last : row.tokens[i];
+    value = forward(row, token, position);
+  }
+  slot = {row.sequence, position - 1, token};
+  if (!row.samples) return;
+  std::vector<OutputToken> accepted = sample(step, row, position, value);
+  if (!accepted.empty()) {
+    slot.last = accepted.back().id;
+    slot.length = position - 1 + static_cast<int64_t>(accepted.size());
+  }
+  output.accepted.push_back(std::move(accepted));
+}
+
+// Position: of the first token to draw.
+std::vector<OutputToken> FakeRunner::sample(const Step& step, const StepRow& row, int64_t position,
+                                            uint64_t value) {
+  const SampleRow& s = row.sampling;
+  auto count = static_cast<uint64_t>(row.room);
+  if (options_.reject_drafts) {
+    count = mix(mix(options_.seed, step.id), row.sequence) % static_cast<uint64_t>(row.room + 1);
+  }
+  bool penalties = s.presence_penalty != 0 || s.frequency_penalty != 0 || s.repetition_penalty != 1;
+  uint64_t history = penalties ? history_hash(history_hash(5, s.prompt), s.output) : 0;
+  std::vector<OutputToken> accepted;
+  while (accepted.size() < count) {
+    if (!accepted.empty()) value = forward(row, accepted.back().id, position - 1);
+    int32_t token = draw(options_.info.vocab_size, value, s.seed, position, history, s.banned);
+    if (penalties) history = mix(history, static_cast<uint64_t>(token));
+    accepted.push_back({.id = token, .logprob = -1.0f});
+    ++position;
+  }
+  // Rejected drafts leave their traces.
+  for (auto r = static_cast<int64_t>(std::max<uint64_t>(count, 1)); r < row.room; ++r) {
+    for (size_t g = 0; g < options_.info.groups.size(); ++g) {
+      if (Cell* c = cell(row, g, position - static_cast<int64_t>(count) - 1 + r)) *c = {};
+    }
+  }
+  return accepted;
+}
+
+FakeRunner::Cell* FakeRunner::cell(const StepRow& row, size_t group, int64_t position) {
+  auto index = static_cast<size_t>(position / options_.info.block_size);
+  const auto& table = row.block_table[group];
+  if (index >= table.size() || table[index] < 0 || table[index] >= options_.info.num_blocks) {
+    fault(fmt::format("sequence {}: no block for position {}", row.sequence, position));
+    return nullptr;
+  }
+  return &store_[static_cast<size_t>(table[index]) * options_.info.block_size +
+                 position % options_.info.block_size];
+}
+
+uint64_t FakeRunner::forward(const StepRow& row, int32_t token, int64_t position) {
+  ++computed_tokens_;
+  uint64_t h = mix(static_cast<uint64_t>(token), static_cast<uint64_t>(position));
+  for (size_t g = 0; g < options_.info.groups.size(); ++g) {
+    for (int64_t q = first_visible(options_.info.groups[g], position); q < position; ++q) {
+      Cell* c = cell(row, g, q);
+      if (c == nullptr) return 0;
+      if (c->group != static_cast<int>(g) || c->position != q) {
+        fault(fmt::format("sequence {} reads position {} of group {}: finds {} of {}", row.sequence, q, g,
+                          c->position, c->group));
+      }
+      h = mix(h, c->value);
+    }
+  }
+  for (size_t g = 0; g < options_.info.groups.size(); ++g) {
+    if (Cell* c = cell(row, g, position)) *c = {static_cast<int>(g), position, cell_value(h, g)};
+  }
+  return h;
+}
+
+}  // namespace deepinfer::test
