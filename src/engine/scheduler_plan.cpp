@@ -1,5 +1,6 @@
 // The planning half of the scheduler.
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 #include "engine/scheduler.h"
@@ -55,12 +56,18 @@ PlannedRow Scheduler::make_row(const Sequence& s, int64_t budget) const {
 
 void Scheduler::plan_running(Round& round) {
   for (const Sequence* s : running_) round.decodes += wants_decode(*s);
+  bool first = true;
   for (size_t i = 0; i < running_.size() && round.budget > 0; ++i) {
     Sequence& s = *running_[i];
     if (!wants_row(s)) continue;
     const bool decode = wants_decode(s);
     round.decodes -= decode;
-    PlannedRow row = make_row(s, std::max(round.budget - round.decodes, int64_t{decode}));
+    int64_t budget = std::max(round.budget - round.decodes, int64_t{decode});
+    if (std::exchange(first, false)) {
+      // Decodes that wait for a block of this one must not take all tokens from it.
+      budget = options_.enable_chunked_prefill ? std::max<int64_t>(budget, 1) : round.budget;
+    }
+    PlannedRow row = make_row(s, budget);
     if (row.count == 0) continue;
     if (!make_room(s, row, round)) {
       round.stalled = true;
