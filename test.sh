@@ -54,11 +54,15 @@ check_format() {
   clang-format-19 --dry-run -Werror "${files[@]}" && echo "${#files[@]} files are formatted"
 }
 
-# tests SUITE FOLDER: ctest in a build folder; its report and GoogleTest's go to build/test-results/SUITE.
+# tests SUITE PRESET [FOLDER]: ctest in a build folder; its report and GoogleTest's go to build/test-results/SUITE.
 tests() {
-  mkdir -p "$results/$1/gtest"
-  GTEST_OUTPUT=xml:$results/$1/gtest/ ctest --test-dir "$2" --output-on-failure --no-tests=error --timeout 600 \
-    --output-junit "$results/$1/ctest.xml"
+  local status=0
+  mkdir -p "$results/$1"
+  rm -rf "build/$2/gtest"
+  ctest --test-dir "build/$2/${3:-}" --output-on-failure --no-tests=error --timeout 900 \
+    --output-junit "$results/$1/ctest.xml" || status=$?
+  [ ! -d "build/$2/gtest" ] || mv "build/$2/gtest" "$results/$1/gtest"
+  return "$status"
 }
 
 python_tools() {
@@ -83,19 +87,19 @@ run_style() {
 
 run_debug() {  # AddressSanitizer, UndefinedBehaviorSanitizer
   stage step 'build cpu-debug' build_preset cpu-debug all -DDEEPINFER_BUILD_TESTS=ON || return 0
-  stage suite cpu-debug tests cpu-debug build/cpu-debug || true
+  stage suite cpu-debug tests cpu-debug cpu-debug || true
 }
 
 run_release() {
   stage step 'build release' build_preset release all -DDEEPINFER_BUILD_TESTS=ON || return 0
-  stage suite release tests release build/release || true
+  stage suite release tests release release || true
 }
 
 run_tsan() {  # ThreadSanitizer, where threads meet
   stage step 'build cpu-tsan' build_preset cpu-tsan 'tests/unit/base/all tests/unit/engine/all tests/unit/server/all' \
     -DDEEPINFER_BUILD_TESTS=ON || return 0
   for folder in base engine server; do
-    stage suite "cpu-tsan $folder" tests "cpu-tsan $folder" "build/cpu-tsan/tests/unit/$folder" || true
+    stage suite "cpu-tsan $folder" tests "cpu-tsan $folder" cpu-tsan "tests/unit/$folder" || true
   done
 }
 

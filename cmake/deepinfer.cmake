@@ -47,5 +47,12 @@ function(di_test name)
   add_executable(${name} ${A_SOURCES})
   target_link_libraries(${name} PRIVATE di_flags ${A_DEPS} GTest::gmock GTest::gtest_main)
   target_compile_definitions(${name} PRIVATE DI_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
-  add_test(NAME ${name} COMMAND ${name})
+  di_test_run(${name} ${name})
+endfunction()
+
+# di_test_run(name program VARIABLE=value...): one more ctest entry of a GoogleTest binary. Its cases go to
+# <build>/gtest/<name>.xml, from which test.sh counts them.
+function(di_test_run name program)
+  add_test(NAME ${name} COMMAND ${program} --gtest_output=xml:${PROJECT_BINARY_DIR}/gtest/${name}.xml)
+  set_tests_properties(${name} PROPERTIES ENVIRONMENT "${ARGN}")
 endfunction()

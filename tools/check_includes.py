@@ -14,8 +14,11 @@ ALLOWED = {
     "base": [],
     "config": ["base"],
     "tensor": ["base"],
-    "ops": ["tensor", "base", "backend", "comm"],
+    "ops": ["tensor", "base", "backend/cpu.h", "backend/cuda.h", "comm"],
     "backend": ["tensor", "base", "ops/params.h", "ops/linear_weight.h"],
+    "backend/cpu": ["backend/cpu.h"],
+    "backend/cuda": ["backend/cuda.h"],
+    "backend/no_cuda": ["backend/cuda.h"],
     "device": ["base", "config"],
     "comm": ["tensor", "base"],
     "quant": ["ops", "tensor", "base"],
@@ -55,9 +58,9 @@ def check_quoted(folder, name):
     target = folder_of(name)
     if target == folder:
         return None
-    if group == "backend" and target.startswith("backend"):
+    allowed = ALLOWED[group] + (ALLOWED.get(folder, []) if folder != group else [])
+    if group == "backend" and target.startswith("backend") and name not in allowed:
         return "a backend does not know another backend"
-    allowed = ALLOWED[group]
     if name in allowed or target.split("/")[0] in allowed:
         return None
     return f"{group} may include {', '.join(allowed) or 'nothing'} only"
@@ -103,7 +106,10 @@ def self_test():
         ("src/config/a.h", '#include "engine/llm.h"'),
         ("src/backend/cpu/a.cpp", '#include "ops/ops.h"'),
         ("src/backend/cpu/a.cpp", '#include "backend/no_cuda/b.h"'),
-        ("src/model/a.cpp", '#include "backend/cpu/ops.h"'),
+        ("src/backend/cpu/a.cpp", '#include "backend/cuda.h"'),
+        ("src/backend/cpu.h", '#include "ops/ops.h"'),
+        ("src/ops/a.cpp", '#include "backend/cpu/kernels.h"'),
+        ("src/model/a.cpp", '#include "backend/cpu.h"'),
         ("src/model/a.cpp", '#include "engine/llm.h"'),
         ("src/text/a.cpp", '#include "model/checkpoint.h"'),
         ("src/quant/a.cpp", '#include "model/weights.h"'),
@@ -117,8 +123,9 @@ def self_test():
         ("include/deepinfer/a.h", '#include "base/check.h"'),
     ]
     right = [
-        ("src/backend/cpu/a.cpp", '#include "ops/params.h"\n#include "backend/cpu/b.h"\n#include <vector>'),
-        ("src/ops/a.cpp", '#include "backend/cpu/kernels.h"\n#include "deepinfer/result.h"'),
+        ("src/backend/cpu/a.cpp", '#include "ops/params.h"\n#include "backend/cpu/b.h"\n#include "backend/cpu.h"'),
+        ("src/backend/no_cuda/a.cpp", '#include "backend/cuda.h"'),
+        ("src/ops/a.cpp", '#include "backend/cpu.h"\n#include "deepinfer/result.h"'),
         ("src/server/a.cpp", '#include <boost/beast/http.hpp>\n#include "engine/llm.h"'),
         ("src/backend/cuda/a.cu", "#include <cuda_runtime.h>"),
         ("src/cli/a.cpp", '#include "server/server.h"\n#include "deepinfer/config.h"'),

@@ -32,18 +32,15 @@ def programs(suite):
     details = {}
     for path in sorted((suite / "gtest").glob("*.xml")):
         try:
-            # GoogleTest numbers a second file of the same program: x_test_1.xml.
-            details.setdefault(path.stem, []).extend(cases_of(path))
+            details[path.stem] = list(cases_of(path))
         except ElementTree.ParseError:
-            details.setdefault(path.stem, []).append((path.stem, "failed", "its report is cut off"))
+            details[path.stem] = [(path.stem, "failed", "its report is cut off")]
     for name, state, text in cases_of(suite / "ctest.xml"):
         name = name.split(".")[-1]
-        cases = details.pop(name, [])
+        cases = details.get(name, [])
         yield from cases
         if not cases or (state == "failed" and not any(c[1] == "failed" for c in cases)):
             yield name, state, text
-    for cases in details.values():
-        yield from cases
 
 
 def main():
