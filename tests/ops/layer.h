@@ -52,6 +52,16 @@ struct Layer {
     q_norm = random_floats(random, s.dim_k);
     k_norm = random_floats(random, s.dim_k);
     qkv_bias = random_floats(random, qkv.rows);
+    const auto packed = [&](int64_t rows, int64_t cols) {
+      const Matrix m = random_matrix(random, s.weight, rows, cols, 0.1);
+      return pack(context, {&m});
+    };
+    o = packed(s.hidden, int64_t{s.heads} * s.dim_v);
+    down = packed(s.hidden, s.ffn);
+    head = packed(kVocab, s.hidden);
+    const Matrix gate = random_matrix(random, s.weight, s.ffn, s.hidden, 0.1);
+    const Matrix up = random_matrix(random, s.weight, s.ffn, s.hidden, 0.1);
+    gate_up = pack(context, {&gate, &up}, RowOrder::kPaired);
     for (int i = 0; i < s.rotary / 2; ++i)
       inv_freq.push_back(static_cast<float>(std::pow(10000.0, -2.0 * i / s.rotary)));
   }
@@ -94,11 +104,39 @@ struct Layer {
                              .out = tensor(out, {t, int64_t{shape.heads} * shape.dim_v})});
   }
 
+  // A whole layer and the head: hidden [T, H] is changed, returns the logits [S, kVocab].
+  std::vector<float> run(Context& context, const StepBatch& batch, const KvLayer& kv,
+                         std::vector<float>& hidden_values) {
+    const int64_t t = batch.num_tokens, wanted = static_cast<int64_t>(batch.logit_token.size());
+    const int64_t width = int64_t{shape.heads} * shape.dim_v;
+    std::vector<float> q_out(t * shape.heads * shape.dim_k), attended(t * width), ffn(t * shape.ffn);
+    std::vector<float> logits(wanted * kVocab);
+    const Tensor hidden = tensor(hidden_values, {t, shape.hidden});
+    const Norm hidden_norm{tensor(norm, {shape.hidden}), eps};
+    run_qkv(context, batch, kv, hidden_values, q_out);
+    run_attention(context, batch, kv, q_out, attended);
+    ops::project(context, {.x = tensor(attended, {t, width}), .weight = &o, .bias = {}, .residual = hidden});
+    ops::gate_up(context, {.hidden = hidden,
+                           .norm = hidden_norm,
+                           .weight = &gate_up,
+                           .bias = {},
+                           .out = tensor(ffn, {t, shape.ffn})});
+    ops::project(context,
+                 {.x = tensor(ffn, {t, shape.ffn}), .weight = &down, .bias = {}, .residual = hidden});
+    ops::head(context, {.batch = &batch,
+                        .hidden = hidden,
+                        .norm = hidden_norm,
+                        .weight = &head,
+                        .logits = tensor(logits, {wanted, kVocab})});
+    return logits;
+  }
+
+  static constexpr int64_t kVocab = 50;
   LayerShape shape;
   Random random;
   float eps = 1e-5f;
   Matrix q, k, v;
-  LinearWeight qkv;
+  LinearWeight qkv, o, gate_up, down, head;
   std::vector<float> norm, q_norm, k_norm, qkv_bias, inv_freq;
 };
 
