@@ -69,7 +69,7 @@ RefSequence project(const Layer& layer, const std::vector<float>& hidden) {
 LayerShape layer_shape(const Case& c) {
   LayerShape s{.hidden = 64, .heads = c.heads, .kv_heads = c.kv_heads, .dim_k = c.dim_k, .dim_v = c.dim_v};
   s.rotary = c.rotary;
-  s.ffn = 48;
+  s.ffn = 64;
   s.weight = c.weight;
   s.kv = c.kv;
   s.window = c.window;
