@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -17,15 +18,18 @@ constexpr size_t kHugePage = size_t{2} << 20;
 }  // namespace
 
 Buffer::~Buffer() {
-  if (data_ != nullptr) munmap(data_, size_);
+  if (data_ != nullptr && map_ == nullptr) munmap(data_, size_);
 }
 
 Buffer::Buffer(Buffer&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      map_(std::move(other.map_)) {}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(map_, other.map_);
   return *this;
 }
 
@@ -39,6 +43,24 @@ Result<Buffer> Buffer::allocate(size_t bytes) {
   if (bytes >= kHugePage) madvise(p, bytes, MADV_HUGEPAGE);  // a wish: a refusal changes speed only
   b.data_ = static_cast<std::byte*>(p);
   b.size_ = bytes;
+  return b;
+}
+
+Result<Buffer> BufferSlab::allocate(size_t bytes) {
+  constexpr size_t kMapBytes = size_t{64} << 20;  // of addresses: only touched pages count
+  Buffer b;
+  if (bytes == 0) return b;
+  const size_t size = (bytes + kAlign - 1) / kAlign * kAlign;
+  if (map_ == nullptr || map_->size() - used_ < size) {
+    // Room to start on a huge page's boundary.
+    DI_ASSIGN(Buffer map, Buffer::allocate(std::max(kMapBytes, size) + kHugePage));
+    map_ = std::make_shared<const Buffer>(std::move(map));
+    used_ = (kHugePage - reinterpret_cast<uintptr_t>(map_->data()) % kHugePage) % kHugePage;
+  }
+  b.data_ = map_->data() + used_;
+  b.size_ = bytes;
+  b.map_ = map_;
+  used_ += size;
   return b;
 }
 

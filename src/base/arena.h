@@ -24,8 +24,22 @@ class Buffer {
   size_t size() const { return size_; }
 
  private:
+  friend class BufferSlab;
   std::byte* data_ = nullptr;
   size_t size_ = 0;
+  std::shared_ptr<const Buffer> map_;  // whose memory this is, if it is a piece of another
+};
+
+// Many buffers cut out of few large maps, so that small ones stand in huge pages too. A buffer keeps its map
+// alive; the slab may go before it. Not for several threads at once.
+class BufferSlab {
+ public:
+  // 64-byte aligned and zeroed, like any Buffer.
+  Result<Buffer> allocate(size_t bytes);
+
+ private:
+  std::shared_ptr<const Buffer> map_;
+  size_t used_ = 0;
 };
 
 // Owner: whoever made it. Not for several threads at once.

@@ -125,7 +125,8 @@ Result<LinearWeight> pack_linear(Context& context, const LinearSource& source) {
   const bool paired = source.order == RowOrder::kPaired;
   const int64_t groups = paired ? 2 * groups_of(source.parts[0].rows) : groups_of(w.rows);
   const int64_t bytes = group_bytes(source.dtype, source.cols);
-  DI_ASSIGN(w.packed, Buffer::allocate(static_cast<size_t>(groups * bytes)));
+  if (context.weights == nullptr) context.weights = std::make_shared<BufferSlab>();
+  DI_ASSIGN(w.packed, context.weights->allocate(static_cast<size_t>(groups * bytes)));
   const int threads = context.pool->size();
   const auto work = [&](int t) {
     const Share mine = share(groups, t, threads);
