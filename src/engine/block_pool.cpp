@@ -93,29 +93,33 @@ bool BlockPool::grow(BlockTables& tables, int64_t positions) {
   return true;
 }
 
+bool BlockPool::may_touch_more() const {
+  if (untouched_ == total_blocks()) return false;
+  return !touched_first_ || untouched_ < std::max(most_used_ + most_used_ / 2, total_blocks() / 8);
+}
+
 int32_t BlockPool::allocate() {
   int32_t block;
-  const bool untouched_left = untouched_ < total_blocks();
   if (!blank_.empty()) {
     block = blank_.back();
     blank_.pop_back();
-  } else if (cached_ > 0 && (touched_first_ || !untouched_left)) {
+  } else if (cached_ > 0 && !may_touch_more()) {
     block = list_.next;
     unlink(block);
     forget(block);
   } else {
-    DI_CHECK(untouched_left, "no free block: {} of {} are in use", used_, total_blocks());
+    DI_CHECK(untouched_ < total_blocks(), "no free block: {} of {} are in use", used_, total_blocks());
     block = static_cast<int32_t>(untouched_++);
   }
   blocks_[block].references = 1;
-  ++used_;
+  most_used_ = std::max(most_used_, ++used_);
   return block;
 }
 
 void BlockPool::take(int32_t block) {
   if (blocks_[block].references++ == 0) {
     unlink(block);
-    ++used_;
+    most_used_ = std::max(most_used_, ++used_);
   }
 }
 

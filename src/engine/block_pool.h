@@ -44,7 +44,8 @@ using BlockTables = std::vector<std::vector<int32_t>>;
 
 class BlockPool {
  public:
-  // touched_first: reuse cached blocks before blocks that were never used.
+  // touched_first: reuse cached blocks before blocks that were never used, once there are enough of them
+  // (ModelRunner::Info).
   BlockPool(std::vector<KvGroupSpec> groups, int block_size, int64_t num_blocks, bool touched_first);
 
   int block_size() const { return block_size_; }
@@ -104,6 +105,7 @@ class BlockPool {
   };
 
   int32_t allocate();
+  bool may_touch_more() const;
   int32_t find(const BlockKey& key, int32_t group) const;
   void take(int32_t block);
   void give(int32_t block);
@@ -121,7 +123,7 @@ class BlockPool {
   int64_t cached_ = 0;
   std::vector<int32_t> blank_;  // last in, first out
   int64_t untouched_ = 0;       // first block that was never used
-  int64_t used_ = 0;
+  int64_t used_ = 0, most_used_ = 0;
   uint64_t free_epoch_ = 0;
   std::unordered_map<Entry, int32_t, EntryHash> published_;
 };

@@ -55,8 +55,9 @@ class ModelRunner {
     int max_model_len = 0;
     int max_in_flight = 1;  // steps that may be launched before the oldest is waited for
     int max_accepted = 1;   // tokens that a decode row may accept (speculation)
-    // Evict cached blocks before memory is used that never was: memory grows with use, not with time. False
-    // where all of the pool is mapped anyway (GPU).
+    // Memory that was never used costs nothing yet: cached blocks are evicted before it is used, once the
+    // blocks ever used are half as many again as were in use at once (or an eighth of the pool). So memory
+    // grows with use, not with time. False where all of the pool is mapped anyway (GPU).
     bool touched_first = true;
   };
 

@@ -17,11 +17,13 @@ class History {
   // Empty when everything held.
   std::string run() {
     Sim sim(options());
-    const int requests = pick(1, 8);
+    longest_ = static_cast<int>(sim.scheduler().max_len()) - 1;
+    const int requests = pick(1, 10);
+    const double arrival = chance(0.5) ? 0.9 : 0.2;
     std::vector<uint64_t> ids;
     int added = 0;
     for (int i = 0; i < 5000 && (added < requests || !sim.scheduler().empty()); ++i) {
-      if (added < requests && chance(0.4)) {
+      if (added < requests && chance(arrival)) {
         if (uint64_t id = sim.add(request()); id != 0) ids.push_back(id);
         ++added;
       }
@@ -54,22 +56,21 @@ class History {
     if (chance(0.4)) info.groups.push_back(window_group(pick(1, 9)));
     if (chance(0.1)) info.groups.push_back(window_group(pick(1, 20)));
     if (chance(0.05)) info.groups = {window_group(pick(1, 9))};
-    info.num_blocks = pick(2, 24) * static_cast<int>(info.groups.size());
+    info.num_blocks = pick(2, 16) * static_cast<int>(info.groups.size());
     info.num_slots = pick(1, 6);
     info.vocab_size = pick(0, 1) == 0 ? 3 : 40;
-    info.max_model_len = pick(8, 60);
+    info.max_model_len = pick(8, 48);
     info.max_in_flight = pick(1, 3);
     info.max_accepted = chance(0.5) ? 1 : pick(2, 4);
     info.touched_first = chance(0.5);
     o.fake.late = chance(0.5);
     o.fake.reject_drafts = chance(0.5);
     o.fake.seed = seed_;
-    o.budget = pick(1, 24);
     o.chunked = chance(0.7);
+    o.budget = o.chunked ? pick(1, 24) : pick(info.max_model_len / 2, info.max_model_len * 2);
     o.prefix_caching = chance(0.7);
     if (chance(0.5)) o.end_ids = {0};
     vocab_ = info.vocab_size;
-    max_len_ = info.max_model_len;
     cancel_rate_ = chance(0.3) ? 0.05 : 0;
     fault_rate_ = chance(0.2) ? 0.05 : 0;
     return o;
@@ -78,7 +79,8 @@ class History {
   EngineRequest request() {
     EngineRequest r;
     // Few different beginnings, so that prefixes are shared.
-    int start = pick(0, 2), same = pick(0, 20), length = pick(1, std::max(1, max_len_ - 2));
+    int start = pick(0, 2), same = pick(0, 30);
+    int length = pick(1, std::max(1, chance(0.7) ? longest_ / 2 : longest_ + 1));
     for (int i = 0; i < length; ++i)
       r.prompt.push_back(i < same ? (start + i) % vocab_ : pick(0, vocab_ - 1));
     SamplingParams& s = r.sampling;
@@ -96,7 +98,7 @@ class History {
 
   std::mt19937_64 random_;
   uint64_t seed_;
-  int vocab_ = 0, max_len_ = 0;
+  int vocab_ = 0, longest_ = 0;
   double cancel_rate_ = 0, fault_rate_ = 0;
 };
 
@@ -107,7 +109,7 @@ uint64_t environment(const char* name, uint64_t otherwise) {
 
 TEST(RandomHistories, OutputsEqualTheOracle) {
   const uint64_t one = environment("DEEPINFER_TEST_SEED", 0);
-  const uint64_t count = one != 0 ? 1 : environment("DEEPINFER_TEST_HISTORIES", 12000);
+  const uint64_t count = one != 0 ? 1 : environment("DEEPINFER_TEST_HISTORIES", 16000);
   int64_t preempted = 0, hits = 0, overlapped = 0;
   for (uint64_t i = 0; i < count; ++i) {
     const uint64_t seed = one != 0 ? one : 1000 + i;
