@@ -5,6 +5,7 @@
 //   DEEPINFER_CPU_ISA=avx2 linear_bench
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -41,10 +42,20 @@ struct Network {
 
   LinearWeight make(DType dtype, int64_t rows, int64_t cols, int parts) {
     std::vector<std::byte> data(rows * row_bytes(dtype, cols));
+    // Numbers as weights have them: no subnormal ones, which a processor may treat slowly.
     std::mt19937 random(1);
-    for (size_t i = 0; i + 4 <= data.size(); i += 4) {
-      const uint32_t bits = dtype == DType::kF32 ? 0x3c000000 + (random() & 0xffff) : random() & 0x3fff3fff;
-      std::memcpy(&data[i], &bits, 4);
+    const int element = dtype == DType::kF32 ? 4 : 2;
+    const uint32_t base = dtype == DType::kF32 ? 0x3c000000 : dtype == DType::kBF16 ? 0x3c00 : 0x2000;
+    for (size_t i = 0; i < data.size(); i += element) {
+      const uint32_t bits = base | (random() & (dtype == DType::kF32 ? 0x80ffffff : 0x80ff));
+      std::memcpy(&data[i], &bits, element);
+    }
+    const DTypeInfo& t = info(dtype);
+    for (size_t i = 0; t.block_elems > 1 && i < data.size(); i += t.block_bytes) {
+      const uint16_t scale = 0x1400, minimum = 0x9c00;
+      for (int k = 2; k < t.block_bytes; ++k) data[i + k] = static_cast<std::byte>(random());
+      std::memcpy(&data[i], &scale, 2);
+      if (dtype == DType::kQ4_1) std::memcpy(&data[i + 2], &minimum, 2);
     }
     LinearSource s{
         .dtype = dtype, .cols = cols, .order = parts == 2 ? RowOrder::kPaired : RowOrder::kConcatenated};
@@ -101,7 +112,10 @@ void linear_layers(benchmark::State& state, DType dtype, bool with_head) {
                         .position = ids,
                         .logit_token = wanted};
   std::vector<float> logits(with_head ? t * kVocab : 0);
+  const std::vector<float> start = a.hidden;
   for (auto _ : state) {
+    a.hidden = start;  // residuals would grow without bound
+    std::ranges::fill(a.qkv, 0.0f);
     for (const Layer& l : n.layers) {
       // Without attention: qkv's projection as a project of the same shape (and a norm less).
       ops::project(
