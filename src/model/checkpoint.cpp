@@ -96,7 +96,11 @@ Result<Checkpoint> read_folder(const fs::path& folder, bool with_tokenizer) {
   }
   DI_ASSIGN(c.chat_template, read_chat_template(folder));
   if (with_tokenizer) {
-    DI_ASSIGN(c.tokenizer, load_tokenizer(folder));
+    auto tokenizer = load_tokenizer(folder);
+    // A folder without its tokenizer is a broken model, not a wrong path.
+    if (!tokenizer && tokenizer.error().code == ErrorCode::kNotFound)
+      return make_error(ErrorCode::kModel, "{}", tokenizer.error().message);
+    DI_ASSIGN(c.tokenizer, std::move(tokenizer));
   }
   DI_ASSIGN(c.weights, open_safetensors(folder));
   measure(c);

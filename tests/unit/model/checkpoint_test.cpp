@@ -54,7 +54,9 @@ TEST(Checkpoint, OpensShardsAndWorksWithoutATokenizer) {
   EXPECT_EQ(c->weights.files.size(), 2u);
   EXPECT_EQ(c->tokenizer, nullptr);
   EXPECT_EQ(c->config.dtype, "float16");
-  EXPECT_EQ(refusal(golden("sharded")).code, ErrorCode::kModel) << "open_checkpoint needs one";
+  const Error needs_one = refusal(golden("sharded"));
+  EXPECT_EQ(needs_one.code, ErrorCode::kModel);
+  EXPECT_THAT(needs_one.message, HasSubstr("tokenizer.json"));
 }
 
 TEST(Checkpoint, EveryFormOfRopeArrives) {
