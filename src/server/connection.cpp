@@ -148,6 +148,7 @@ asio::awaitable<void> Connection::run(bool refused) {
     if (!keep_alive_) break;
   }
   if (!gone_ && socket_.is_open()) co_await linger();
+  disarm();
   error_code ignored;
   socket_.close(ignored);
 }
