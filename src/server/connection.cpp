@@ -107,7 +107,7 @@ void Connection::close_if_idle() {
   asio::post(socket_.get_executor(), [weak = weak_from_this()] {
     const auto self = weak.lock();
     error_code ignored;
-    if (self && self->idle_) self->socket_.close(ignored);
+    if (self && self->idle_ && self->served_) self->socket_.close(ignored);
   });
 }
 
@@ -145,6 +145,7 @@ asio::awaitable<void> Connection::run(bool refused) {
   while (!refused && !aborted_ && socket_.is_open()) {
     if (!co_await read_request()) break;
     co_await handle();
+    served_ = true;
     if (!keep_alive_) break;
   }
   if (!gone_ && socket_.is_open()) co_await linger();
@@ -183,7 +184,7 @@ asio::awaitable<size_t> Connection::read_head() {
       }
       if (end != std::string_view::npos) break;
       seen = bytes.size();
-    } else if (idle_ && shared_->closing) {
+    } else if (served_ && shared_->closing) {
       co_return 0;
     }
     const auto [error, bytes] = co_await socket_.async_read_some(buffer_.prepare(kReadBytes), kTuple);

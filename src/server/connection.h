@@ -83,7 +83,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   boost::asio::steady_timer watch_ended_;
   uint64_t arming_ = 0;
   bool timed_out_ = false;
-  bool idle_ = false;  // between requests
+  bool idle_ = false;    // between requests
+  bool served_ = false;  // at least one request
   bool aborted_ = false;
   bool gone_ = false;
   std::function<void()> on_gone_;
