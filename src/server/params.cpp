@@ -35,7 +35,7 @@ float to_float(double value) {
 // Later rows overwrite earlier ones: max_completion_tokens wins over max_tokens.
 constexpr ParamRow kParams[] = {
     {"n", kBoth, Kind::kInteger, 1, 128, [](GenerationRequest& r, double v) { r.sampling.n = to_int(v); }},
-    {"temperature", kBoth, Kind::kNumber, 0, 100,
+    {"temperature", kBoth, Kind::kNumber, 0, 2,
      [](GenerationRequest& r, double v) { r.sampling.temperature = to_float(v); }},
     {"top_p", kBoth, Kind::kNumberAbove, 0, 1,
      [](GenerationRequest& r, double v) { r.sampling.top_p = to_float(v); }},
