@@ -14,10 +14,11 @@
 namespace deepinfer::cpu {
 namespace {
 
-// One call's working memory and the two loops over its query rows.
+// One call's working memory.
 struct Attend {
   const AttendArgs& a;
   int64_t width_v;  // dim_v, padded to 16
+  float* q;         // [rows][dim_k], times the scale
   float* k;         // [dim_k][64]
   float* v;         // [64][width_v]
   float* score;     // [rows][64]
@@ -84,34 +85,47 @@ DI_INLINE F32 soft_capped(F32 s, float cap) {
 
 // Scores of one query row become weights e^(score - maximum), zero outside of its keys; what was summed with
 // the older maximum is scaled down.
-static void update_softmax(const Attend& t, int row, KeyRange range) {
-  const AttendArgs& a = t.a;
+template <bool kAllKeys>
+DI_INLINE void update_softmax(const Attend& t, int row, KeyRange range) {
+  constexpr int kVectors = kKeyChunk / kLanes;
+  const float soft_cap = t.a.soft_cap;
   float* score = t.score + row * kKeyChunk;
   const I32 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  F32 s[kKeyChunk / kLanes];
+  F32 s[kVectors];
   F32 top = splat(-__builtin_inff());
-  for (int i = 0; i < kKeyChunk / kLanes; ++i) {
-    s[i] = load(score + i * kLanes) * splat(a.scale);
-    if (a.soft_cap > 0) s[i] = soft_capped(s[i], a.soft_cap);
+  DI_UNROLL for (int i = 0; i < kVectors; ++i) {
+    s[i] = load(score + i * kLanes);
+    if (soft_cap > 0) s[i] = soft_capped(s[i], soft_cap);
     const I32 key = lane + i * kLanes;
-    s[i] = ((key >= range.first) & (key < range.last)) ? s[i] : splat(-__builtin_inff());
+    if (!kAllKeys) s[i] = ((key >= range.first) & (key < range.last)) ? s[i] : splat(-__builtin_inff());
     top = max(top, s[i]);
   }
   const float before = t.largest[row];
   const float now = max(top) > before ? max(top) : before;
   F32 sums{};
-  for (int i = 0; i < kKeyChunk / kLanes; ++i) {
+  DI_UNROLL for (int i = 0; i < kVectors; ++i) {
     const I32 key = lane + i * kLanes;
     F32 weight = exp(s[i] - splat(now));
-    weight = ((key >= range.first) & (key < range.last)) ? weight : F32{};
+    if (!kAllKeys) weight = ((key >= range.first) & (key < range.last)) ? weight : F32{};
     sums += weight;
     store(score + i * kLanes, weight);
+  }
+  if (now == before) {
+    t.total[row] += sum(sums);
+    return;
   }
   const float keep = exp(splat(before - now))[0];
   t.largest[row] = now;
   t.total[row] = t.total[row] * keep + sum(sums);
   float* out = t.out + row * t.width_v;
   for (int64_t i = 0; i < t.width_v; i += kLanes) store(out + i, load(out + i) * splat(keep));
+}
+
+static void update_softmax(const Attend& t, int row, KeyRange range) {
+  if (range.first == 0 && range.last == kKeyChunk)
+    update_softmax<true>(t, row, range);
+  else
+    update_softmax<false>(t, row, range);
 }
 
 static void attend_chunk(const Attend& t, int64_t chunk_start) {
@@ -121,13 +135,7 @@ static void attend_chunk(const Attend& t, int64_t chunk_start) {
   load_chunk(a, chunk_start, {first.first, last.last}, t.k, t.v);
   const int rows = a.tokens * a.heads;
   std::memset(t.score, 0, sizeof(float) * rows * kKeyChunk);
-  if (a.q_stride == static_cast<int64_t>(a.heads) * a.dim_k) {
-    accumulate(rows, kKeyChunk, a.dim_k, a.q, a.dim_k, t.k, kKeyChunk, t.score, kKeyChunk);
-  } else {
-    for (int i = 0; i < a.tokens; ++i)
-      accumulate(a.heads, kKeyChunk, a.dim_k, a.q + i * a.q_stride, a.dim_k, t.k, kKeyChunk,
-                 t.score + i * a.heads * kKeyChunk, kKeyChunk);
-  }
+  accumulate(rows, kKeyChunk, a.dim_k, t.q, a.dim_k, t.k, kKeyChunk, t.score, kKeyChunk);
   for (int i = 0; i < a.tokens; ++i) {
     const KeyRange range = visible(a, chunk_start, a.first_position + i);
     if (range.first == range.last) continue;
@@ -154,23 +162,102 @@ static void attend_chunk(const Attend& t, int64_t chunk_start) {
   }
 }
 
+// A chunk for one token, M heads: K and V become F32 in registers. The same sums in the same order.
+template <class Element, int M>
+static void attend_chunk_one(const Attend& t, int64_t chunk_start) {
+  using Type = typename Element::Type;
+  const AttendArgs& a = t.a;
+  const KeyRange range = visible(a, chunk_start, a.first_position);
+  const int first_block = range.first / kKvBlock, end_block = (range.last + kKvBlock - 1) / kKvBlock;
+  const Type *k[kKeyChunk / kKvBlock], *v[kKeyChunk / kKvBlock];
+  for (int b = first_block; b < end_block; ++b) {
+    const size_t block = a.block_stride * static_cast<size_t>(a.blocks[chunk_start / kKvBlock + b]);
+    k[b] = reinterpret_cast<const Type*>(a.k + block);
+    v[b] = reinterpret_cast<const Type*>(a.v + block);
+    for (size_t i = 0; i < kKvBlock * a.dim_v * sizeof(Type); i += 64)  // read after the scores
+      _mm_prefetch(reinterpret_cast<const char*>(v[b]) + i, _MM_HINT_T1);
+  }
+  std::memset(t.score, 0, sizeof(float) * M * kKeyChunk);
+  int b = first_block;
+  for (; b + kTileVectors <= end_block; b += kTileVectors) {
+    const Type* places[kTileVectors];
+    DI_UNROLL for (int i = 0; i < kTileVectors; ++i) places[i] = k[b + i];
+    tile_accumulate<Element, M, kTileVectors>(a.dim_k, t.q, a.dim_k, places, kKvBlock, t.score + b * kKvBlock,
+                                              kKeyChunk);
+  }
+  for (; b < end_block; ++b)
+    tile_accumulate<Element, M, 1>(a.dim_k, t.q, a.dim_k, k[b], kKvBlock, t.score + b * kKvBlock, kKeyChunk);
+  for (int m = 0; m < M; ++m) update_softmax(t, m, range);
+  for (b = first_block; b < end_block; ++b) {
+    const int start = b * kKvBlock;
+    const int from = range.first > start ? range.first - start : 0;
+    const int count = (range.last < start + kKvBlock ? range.last - start : kKvBlock) - from;
+    const float* weight = t.score + start + from;
+    const Type* at = v[b] + from * a.dim_v;
+    int64_t d = 0;
+    for (; d + kTileVectors * kLanes <= a.dim_v; d += kTileVectors * kLanes)
+      tile_accumulate<Element, M, kTileVectors>(count, weight, kKeyChunk, at + d, a.dim_v, t.out + d,
+                                                t.width_v);
+    for (; d < a.dim_v; d += kLanes)
+      tile_accumulate<Element, M, 1>(count, weight, kKeyChunk, at + d, a.dim_v, t.out + d, t.width_v);
+  }
+}
+
+using ChunkFunction = void (*)(const Attend&, int64_t);
+
+template <class Element>
+static ChunkFunction chunk_function(int heads) {
+  switch (heads) {
+    case 1:
+      return attend_chunk_one<Element, 1>;
+    case 2:
+      return attend_chunk_one<Element, 2>;
+    case 3:
+      return kTileRows >= 3 ? attend_chunk_one < Element, kTileRows >= 3 ? 3 : 1 > : attend_chunk;
+    case 4:
+      return kTileRows >= 4 ? attend_chunk_one < Element, kTileRows >= 4 ? 4 : 1 > : attend_chunk;
+    default:
+      return attend_chunk;
+  }
+}
+
+static ChunkFunction chunk_function(const AttendArgs& a) {
+  if (a.tokens > 1 || a.dim_v % kLanes != 0) return attend_chunk;
+  switch (a.kv_dtype) {
+    case DType::kF32:
+      return chunk_function<ElementF32>(a.heads);
+    case DType::kF16:
+      return chunk_function<ElementF16>(a.heads);
+    case DType::kBF16:
+      return chunk_function<ElementBF16>(a.heads);
+    default:
+      return attend_chunk;
+  }
+}
+
 static void attend(const AttendArgs& a) {
   const int64_t width_v = padded_dim(a.dim_v);
   const int rows = a.tokens * a.heads;
-  float* const v = a.scratch + a.dim_k * kKeyChunk;
+  float* const k = a.scratch + kMaxQueryRows * a.dim_k;
+  float* const v = k + a.dim_k * kKeyChunk;
   float* const score = v + kKeyChunk * width_v;
   float* const sums = score + kMaxQueryRows * kKeyChunk;
   float* const largest = sums + kMaxQueryRows * width_v;
-  const Attend t{a, width_v, a.scratch, v, score, sums, largest, largest + kMaxQueryRows};
+  const Attend t{a, width_v, a.scratch, k, v, score, sums, largest, largest + kMaxQueryRows};
+  for (int i = 0; i < a.tokens; ++i) {
+    const int n = a.heads * a.dim_k;  // heads stand side by side
+    for (int d = 0; d < n; ++d) t.q[i * n + d] = a.q[i * a.q_stride + d] * a.scale;
+  }
   for (int r = 0; r < rows; ++r) {
     t.largest[r] = -__builtin_inff();
     t.total[r] = 0;
   }
   std::memset(t.out, 0, sizeof(float) * rows * width_v);
+  const ChunkFunction run_chunk = chunk_function(a);
   int64_t start = 0;
   if (a.window > 0 && a.first_position + 1 > a.window) start = a.first_position + 1 - a.window;
   const int64_t end = a.first_position + a.tokens;
-  for (int64_t chunk = start / kKeyChunk * kKeyChunk; chunk < end; chunk += kKeyChunk) attend_chunk(t, chunk);
+  for (int64_t chunk = start / kKeyChunk * kKeyChunk; chunk < end; chunk += kKeyChunk) run_chunk(t, chunk);
   for (int i = 0; i < a.tokens; ++i) {
     for (int h = 0; h < a.heads; ++h) {
       const int row = i * a.heads + h;

@@ -17,9 +17,11 @@ constexpr int kTileRows = 6, kTileVectors = 1;
 constexpr int kTileRows = 2, kTileVectors = 1;
 #endif
 
-// c [M][16 V] += a [M][k] * b [k][16 V], each element one chain over k.
-template <int M, int V>
-DI_INLINE void tile_accumulate(int k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c,
+// c [M][16 V] += a [M][k] * b, each element one chain over k. b[v] is [k][16] of V places, rows ldb apart;
+// its elements become F32 on their way.
+template <class Element, int M, int V>
+DI_INLINE void tile_accumulate(int k, const float* a, int64_t lda,
+                               const typename Element::Type* const (&b)[V], int64_t ldb, float* c,
                                int64_t ldc) {
   F32 f[M][V];
   DI_UNROLL for (int m = 0; m < M; ++m) DI_UNROLL for (int v = 0; v < V; ++v) {
@@ -27,7 +29,7 @@ DI_INLINE void tile_accumulate(int k, const float* a, int64_t lda, const float* 
   }
   for (int i = 0; i < k; ++i) {
     F32 row[V];
-    DI_UNROLL for (int v = 0; v < V; ++v) row[v] = load(b + i * ldb + v * kLanes);
+    DI_UNROLL for (int v = 0; v < V; ++v) row[v] = Element::load16(b[v] + i * ldb);
     DI_UNROLL for (int m = 0; m < M; ++m) {
       const F32 x = splat(a[m * lda + i]);
       DI_UNROLL for (int v = 0; v < V; ++v) f[m][v] = fma(row[v], x, f[m][v]);
@@ -38,13 +40,22 @@ DI_INLINE void tile_accumulate(int k, const float* a, int64_t lda, const float* 
   }
 }
 
+// V places side by side.
+template <class Element, int M, int V>
+DI_INLINE void tile_accumulate(int k, const float* a, int64_t lda, const typename Element::Type* b,
+                               int64_t ldb, float* c, int64_t ldc) {
+  const typename Element::Type* places[V];
+  DI_UNROLL for (int v = 0; v < V; ++v) places[v] = b + v * kLanes;
+  tile_accumulate<Element, M, V>(k, a, lda, places, ldb, c, ldc);
+}
+
 template <int M>
 static void rows_accumulate(int64_t n, int k, const float* a, int64_t lda, const float* b, int64_t ldb,
                             float* c, int64_t ldc) {
   int64_t i = 0;
   for (; i + kTileVectors * kLanes <= n; i += kTileVectors * kLanes)
-    tile_accumulate<M, kTileVectors>(k, a, lda, b + i, ldb, c + i, ldc);
-  for (; i < n; i += kLanes) tile_accumulate<M, 1>(k, a, lda, b + i, ldb, c + i, ldc);
+    tile_accumulate<ElementF32, M, kTileVectors>(k, a, lda, b + i, ldb, c + i, ldc);
+  for (; i < n; i += kLanes) tile_accumulate<ElementF32, M, 1>(k, a, lda, b + i, ldb, c + i, ldc);
 }
 
 // The same for any number of rows; n is a multiple of 16.

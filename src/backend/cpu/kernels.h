@@ -78,9 +78,10 @@ struct AttendArgs {
 constexpr int64_t padded_dim(int dim) {
   return (static_cast<int64_t>(dim) + 15) / 16 * 16;
 }
-// Chunks of K and V as F32, scores, the accumulators and two numbers for every query row.
+// Queries, chunks of K and V as F32, scores, the accumulators and two numbers for every query row.
 constexpr int64_t attend_scratch(int dim_k, int dim_v) {
-  return kKeyChunk * (dim_k + padded_dim(dim_v)) + kMaxQueryRows * (kKeyChunk + padded_dim(dim_v) + 2);
+  return kKeyChunk * (dim_k + padded_dim(dim_v)) +
+         kMaxQueryRows * (dim_k + kKeyChunk + padded_dim(dim_v) + 2);
 }
 
 struct Kernels {
