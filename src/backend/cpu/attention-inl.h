@@ -263,10 +263,9 @@ static void attend(const AttendArgs& a) {
       const int row = i * a.heads + h;
       const F32 inverse = splat(1.0f / t.total[row]);
       float* out = a.out + i * a.out_stride + static_cast<int64_t>(h) * a.dim_v;
-      for (int d = 0; d < a.dim_v; d += kLanes) {
-        const int n = a.dim_v - d < kLanes ? a.dim_v - d : kLanes;
-        store_n(out + d, load(t.out + row * width_v + d) * inverse, n);
-      }
+      int d = 0;
+      for (; d + kLanes <= a.dim_v; d += kLanes) store(out + d, load(t.out + row * width_v + d) * inverse);
+      if (d < a.dim_v) store_n(out + d, load(t.out + row * width_v + d) * inverse, a.dim_v - d);
     }
   }
 }
