@@ -104,7 +104,7 @@ struct LogitBias {
 };
 
 // How one row of logits becomes a token. The order: mask and banned tokens, bias, penalties, temperature,
-// top_k, top_p, min_p, draw (vLLM's). The noise is a function of (seed, position) alone: the same whatever
+// min_p, top_k, top_p, draw (vLLM's). The noise is a function of (seed, position) alone: the same whatever
 // else runs.
 struct SampleRow {
   int32_t slot = 0;
@@ -130,7 +130,7 @@ struct SampleParams {
   SlotTable* slots = nullptr;       // out: last_token of each row's slot
   Tensor token;                     // out: [S] I32
   Tensor logprob;                   // out: [S] F32, of the raw logits; rows with logprobs >= 0
-  Tensor top_token, top_logprob;    // out: [S, max k] I32, F32; rows with logprobs > 0
+  Tensor top_token, top_logprob;  // out: [S, max k] I32, F32; rows with logprobs > 0; -1 past the finite ones
 };
 
 // dst <- src, whole blocks of all layers of a group.

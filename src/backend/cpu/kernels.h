@@ -84,6 +84,24 @@ constexpr int64_t attend_scratch(int dim_k, int dim_v) {
          kMaxQueryRows * (dim_k + kKeyChunk + padded_dim(dim_v) + 2);
 }
 
+inline constexpr int64_t kCollectRoom = 16;
+
+// Tokens found in a row of logits.
+struct Found {
+  int32_t* ids = nullptr;
+  int64_t count = 0;
+  int64_t capacity = 0;
+};
+
+// The weight of a logit x: e^((x - max) * scale) for x >= floor, else 0.
+struct Softmax {
+  float max = 0;
+  float scale = 1.0f;
+  float floor = 0;
+};
+
+inline constexpr int64_t kSampleBlock = 1024;  // logits whose weights make one partial sum
+
 struct Kernels {
   std::string_view name;  // "avx512"
   // out = x * weight / rms(x), over n
@@ -98,6 +116,13 @@ struct Kernels {
   void (*store_k)(const float* x, int dim, DType dtype, std::byte* k);
   void (*store_v)(const float* x, int dim, DType dtype, std::byte* v);
   void (*attend)(const AttendArgs& args);
+  // the largest, -inf when there is none (NaN is none)
+  float (*row_max)(const float* x, int64_t n);
+  // appends the ids of x > floor from `first` on while kCollectRoom more have room; returns where it stopped
+  int64_t (*row_collect)(const float* x, int64_t first, int64_t n, float floor, Found* found);
+  void (*row_weights)(const float* x, int64_t n, const Softmax& softmax, float* out);
+  // sums[b]: the weights of block b of kSampleBlock logits
+  void (*row_sums)(const float* x, int64_t n, const Softmax& softmax, double* sums);
 };
 
 extern const Kernels kPortableKernels;  // x86-64-v2

@@ -2,9 +2,11 @@
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/matmul-inl.h"
 #include "backend/cpu/rows-inl.h"
+#include "backend/cpu/sample-inl.h"
 
 namespace deepinfer::cpu {
 
-const Kernels kAvx512Kernels = {"avx512", norm, quantize, matmul, rotate, store_k, store_v, attend};
+const Kernels kAvx512Kernels = {"avx512", norm,   quantize, matmul,      rotate,      store_k,
+                                store_v,  attend, row_max,  row_collect, row_weights, row_sums};
 
 }  // namespace deepinfer::cpu

@@ -2,6 +2,7 @@
 
 #include "backend/cpu.h"
 #include "backend/cpu/linear.h"
+#include "backend/cpu/sample.h"
 
 namespace deepinfer::cpu {
 
@@ -17,7 +18,7 @@ size_t scratch_bytes(const Context& context, int64_t tokens, int64_t logit_rows,
   size_t linear = linear_scratch_bytes(threads, count, max_cols);
   linear = std::max(linear, linear_scratch_bytes(threads, 1, max_cols));
   linear = std::max(linear, linear_scratch_bytes(threads, 2, max_cols));
-  return slots + std::max(qkv_out + linear, attend) + 4096;
+  return slots + std::max({qkv_out + linear, attend, sample_scratch_bytes(threads, max_rows)}) + 4096;
 }
 
 }  // namespace deepinfer::cpu

@@ -1,0 +1,21 @@
+// Sampling as plain double-precision loops with a full sort: the oracle of tests/ops/sample_test.cpp.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "ops/params.h"
+
+namespace deepinfer::ref {
+
+// The probability of every token to be drawn; the greedy choice has 1.
+std::vector<double> token_probabilities(std::span<const float> logits, const SampleRow& row);
+
+// Of the raw logits.
+std::vector<double> log_softmax(std::span<const float> logits);
+
+// Tokens by falling logit, lower ids first among equals.
+std::vector<int32_t> ranking(std::span<const double> logits);
+
+}  // namespace deepinfer::ref
