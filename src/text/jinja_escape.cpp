@@ -141,7 +141,7 @@ void append_json(TextBuilder& out, const Text& text, bool ensure_ascii) {
   out.append("\"", tainted);
   append_escaped(out, text, [ensure_ascii](char32_t c) -> std::string {
     if (c == '"' || c == '\\') return {'\\', static_cast<char>(c)};
-    if (c >= 0x20 && (c < 0x80 || !ensure_ascii)) return {};
+    if (c >= 0x20 && (c < 0x7F || !ensure_ascii)) return {};
     switch (c) {
       case '\n':
         return "\\n";

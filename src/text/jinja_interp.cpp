@@ -203,7 +203,6 @@ Interpreter::Flow Interpreter::exec_for(const Stmt& stmt, const Value& iterable,
 Interpreter::Flow Interpreter::loop_body(const Stmt& stmt, LoopObject& loop, bool& empty) {
   for (Value item; loop.next(item);) {
     heap_.step();
-    empty = false;
     Scope* scope = new_scope(scope_);
     Flow flow = Flow::kNext;
     {
@@ -213,6 +212,8 @@ Interpreter::Flow Interpreter::loop_body(const Stmt& stmt, LoopObject& loop, boo
       flow = exec_body(stmt.bodies[0]);
     }
     release(scope);
+    // As in Jinja, a pass that break or continue cut short does not keep the else away.
+    if (flow == Flow::kNext) empty = false;
     if (flow == Flow::kBreak) break;
   }
   return Flow::kNext;

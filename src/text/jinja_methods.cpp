@@ -96,6 +96,18 @@ bool is_mutator(Kind kind, std::string_view name) {
   return kind == Kind::kDict && std::ranges::find(kDict, name) != std::end(kDict);
 }
 
+// What Python has and templates have no use for: an error is clearer than something undefined.
+bool is_unsupported(const Value& v, std::string_view name) {
+  static constexpr std::string_view kString[] = {"encode",      "expandtabs",   "translate", "maketrans",
+                                                 "isprintable", "isidentifier", "istitle",   "format_map"};
+  static constexpr std::string_view kNumber[] = {
+      "real",      "imag",     "numerator",  "denominator", "bit_length", "is_integer",      "hex",
+      "conjugate", "to_bytes", "from_bytes", "fromhex",     "bit_count",  "as_integer_ratio"};
+  if (v.is_string()) return std::ranges::find(kString, name) != std::end(kString);
+  if (v.is_number()) return std::ranges::find(kNumber, name) != std::end(kNumber);
+  return v.kind == Kind::kDict && name == "fromkeys";
+}
+
 }  // namespace
 
 const MethodEntry* find_method(Kind owner, std::string_view name) {
@@ -116,6 +128,9 @@ Value attribute_of(Heap& heap, const Value& object, const TextPtr& name) {
     method->self = object;
     method->entry = entry;
     return Value::of(Kind::kMethod, method);
+  }
+  if (is_unsupported(object, bytes)) {
+    fail(fmt::format("'{}' of '{}' is not supported in chat templates", bytes, type_name(object)));
   }
   const Value* found = nullptr;
   if (object.kind == Kind::kDict) {

@@ -178,9 +178,10 @@ StmtPtr Parser::parse_for(Position where) {
   auto stmt = std::make_unique<Stmt>();
   stmt->kind = StmtKind::kFor;
   stmt->where = where;
+  ++fors_;
   stmt->targets.push_back(parse_target(true, false));
   if (!skip_name("in")) fail_here(fmt::format("got {}, expected 'in'", describe(current())));
-  stmt->exprs.push_back(parse_tuple(false, false, "recursive"));
+  stmt->exprs.push_back(parse_tuple(false));
   const bool soft = std::exchange(soft_, false);
   stmt->exprs.push_back(skip_name("if") ? parse_expression() : nullptr);
   stmt->recursive = skip_name("recursive");
@@ -192,6 +193,7 @@ StmtPtr Parser::parse_for(Position where) {
     next();
   }
   soft_ = soft;
+  --fors_;
   return stmt;
 }
 
@@ -344,6 +346,9 @@ Target Parser::parse_target_item(bool members) {
   if (std::ranges::find(kConstants, name) != std::end(kConstants)) {
     fail_at(target.where, fmt::format("cannot assign to '{}'", name));
   }
+  if (name == "loop" && fors_ > 0 && !(members && is_op("."))) {
+    fail_at(target.where, "cannot assign to 'loop' inside of a for loop");
+  }
   target.name = intern(name);
   if (members && skip_op(".")) {
     target.kind = Target::kMember;
@@ -360,7 +365,7 @@ Target Parser::parse_target(bool tuple, bool members) {
   out.where = first.where;
   out.items.push_back(std::move(first));
   while (skip_op(",")) {
-    if (current().kind == TokenKind::kBlockEnd || is_op(")") || is_op("=") || is_name("in")) break;
+    if (current().kind == TokenKind::kBlockEnd || is_op(")")) break;
     out.items.push_back(parse_target_item(members));
   }
   return out;

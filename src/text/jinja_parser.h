@@ -77,7 +77,7 @@ class Parser {
   ExprPtr parse_name();
   ExprPtr parse_list();
   ExprPtr parse_dict();
-  ExprPtr parse_tuple(bool condition = true, bool parentheses = false, std::string_view end_name = {});
+  ExprPtr parse_tuple(bool condition = true, bool parentheses = false);
   ExprPtr parse_postfix(ExprPtr node);
   ExprPtr parse_filters(ExprPtr node);
   ExprPtr parse_subscript(ExprPtr node);
@@ -99,6 +99,7 @@ class Parser {
   size_t at_ = 0;
   int depth_ = 0;
   int loops_ = 0;  // around the current statement, inside the current macro
+  int fors_ = 0;   // around the current token, wherever
   bool soft_ = false;
   // Unknown filters and tests are errors at once, except where an if decides whether they are reached.
   struct Unknown {

@@ -113,7 +113,7 @@ std::vector<Value> split_words(Heap& heap, const Value& s, Int maximum, bool fro
       while (at < bytes.size() && is_space(decode_utf8(bytes, at).value)) at += decode_utf8(bytes, at).size;
       if (at >= bytes.size()) return out;
       if (static_cast<Int>(out.size()) >= maximum) {
-        out.push_back(strip(heap, heap.slice(s, at, bytes.size()), Value::none(), Side::kRight));
+        out.push_back(heap.slice(s, at, bytes.size()));
         return out;
       }
       const size_t begin = at;
@@ -128,7 +128,7 @@ std::vector<Value> split_words(Heap& heap, const Value& s, Int maximum, bool fro
     while (end > 0 && space_before(end)) end = previous_code_point(bytes, end);
     if (end == 0) break;
     if (static_cast<Int>(out.size()) >= maximum) {
-      out.push_back(strip(heap, heap.slice(s, 0, end), Value::none(), Side::kLeft));
+      out.push_back(heap.slice(s, 0, end));
       break;
     }
     size_t begin = end;
