@@ -107,6 +107,10 @@ void EngineLoop::iterate() {
     if (!launched) break;
   }
   report_events();
+  if (left_queue_ > 0) {  // room in the queue is told now, not after the step
+    std::lock_guard lock(mailbox_.mutex);
+    mailbox_.queued -= std::exchange(left_queue_, 0);
+  }
   if (scheduler_->oldest() != nullptr) {
     finish_oldest();
   } else {
@@ -124,12 +128,11 @@ void EngineLoop::take_commands() {
 }
 
 void EngineLoop::start(Submission submission) {
-  const Sequence& first = *submission.sequences.front();
-  event_log_.add(submission.request, static_cast<int>(submission.sequences.size()), first.prompt_len);
   Request& request = requests_[submission.request];
   request.on_event = std::move(submission.on_event);
   request.open_choices = static_cast<int>(submission.sequences.size());
   request.choices.assign(submission.sequences.size(), Choice::kQueued);
+  event_log_.add(submission.request, request.open_choices, submission.sequences.front()->prompt_len);
   if (options_.queue_timeout > 0) {
     queue_deadlines_.push_back({after(submission.arrival, options_.queue_timeout), submission.request});
   }
@@ -280,6 +283,18 @@ void EngineLoop::recover(const char* what) {
     }
     ++ended_;
   }
+  // Those that were taken from the mailbox, but not started.
+  for (Submission& submission : submissions_) {
+    Request request{.on_event = std::move(submission.on_event)};
+    for (const auto& s : submission.sequences) {
+      ++left_queue_;
+      OutputEvent event{
+          .request = s->request, .choice = s->choice, .finish = FinishReason::kError, .error = &error};
+      deliver(s->request, request, event);
+    }
+    ended_ += submission.sequences.empty() ? 0 : 1;
+  }
+  submissions_.clear();
   requests_.clear();
   broken_.clear();
 }

@@ -121,14 +121,17 @@ TEST_F(EngineTest, AFullQueueIsRefusedWithItsNumbers) {
   EngineRequest r = request(4, 4, 9);
   r.sampling.n = 4;
   submit(r, waiting);
+  Client last;
+  submit(request(4, 4, 20), last);  // the running one does not count
   r.sampling.n = 2;
-  // The running one counts until the engine's thread has told that it left the queue.
   Result<uint64_t> result = engine_->submit(r, refused.callback());
   ASSERT_FALSE(result.ok());
   EXPECT_EQ(result.error().code, ErrorCode::kQueueFull);
-  EXPECT_THAT(result.error().message, HasSubstr("2 more were asked for, the limit is 5"));
+  EXPECT_THAT(result.error().message,
+              HasSubstr("5 sequences wait and 2 more were asked for, the limit is 5"));
   gate_.set(true);
   ASSERT_TRUE(waiting.wait_finished(4));
+  ASSERT_TRUE(last.wait_finished());
   expect_all_blocks_free();
   submit(r, refused);  // now there is room
   ASSERT_TRUE(refused.wait_finished(2));
