@@ -1,0 +1,31 @@
+// What this process may use of the machine: fewer threads and less memory than the machine has, in a
+// container, under taskset or with hyperthreads.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+namespace deepinfer {
+
+struct MachineLimits {
+  int threads = 1;           // min(affinity, ceil(quota), cores), at least 1
+  int64_t memory_bytes = 0;  // the least memory limit of the cgroups above this process, at most the RAM
+
+  // Where they come from.
+  int affinity = 0;       // CPUs that this process may run on
+  int cores = 0;          // physical cores among them
+  double quota = 0;       // CPUs' worth of time (cgroup v1 or v2); 0: no quota
+  int64_t ram_bytes = 0;  // of the machine; 0: the system does not say
+};
+
+// Of this process now. Reads a few small files; what is missing or broken counts as no limit.
+MachineLimits machine_limits();
+
+// The same of another root folder (/proc, /sys) and list of allowed CPUs, for tests.
+MachineLimits machine_limits(const std::filesystem::path& root, const std::vector<int>& cpus);
+
+// The CPUs of this process's affinity mask.
+std::vector<int> allowed_cpus();
+
+}  // namespace deepinfer
