@@ -145,9 +145,32 @@ TEST_P(Linear, PartsOfAnySizeAreConcatenated) {
   }
 }
 
+TEST_P(Linear, EmbedReadsTheExactValues) {
+  Machine m(2);
+  const int64_t vocab = 37, cols = 96;
+  const Matrix w = random_matrix(random_, GetParam(), vocab, cols);
+  const LinearWeight packed = pack(m.context, {&w});
+  std::vector<int32_t> last = {3, 36, 20};
+  const SlotTable slots{make_tensor(last.data(), DType::kI32, {3})};
+  Batch batch({{.slot = 2, .tokens = {kTokenFromSlot}},
+               {.slot = 1, .tokens = {kTokenFromSlot}},
+               {.slot = 0, .tokens = {0, 15, 16, 36}}});
+  std::vector<float> out(6 * cols);
+  ops::embed(m.context, {&batch.step, &slots, &packed, tensor(out, {6, cols})});
+  const int32_t expected[] = {20, 36, 0, 15, 16, 36};
+  for (int t = 0; t < 6; ++t) {
+    const std::vector<double> row = ref::dequantize_row(GetParam(), w.row(expected[t]), cols);
+    for (int64_t i = 0; i < cols; ++i)
+      ASSERT_EQ(out[t * cols + i], static_cast<float>(row[i])) << t << " " << i;
+  }
+  batch.token[2] = 37;
+  EXPECT_THROW(ops::embed(m.context, {&batch.step, &slots, &packed, tensor(out, {6, cols})}), InternalError);
+}
+
 // The largest nibbles and int8s everywhere: no accumulator overflows.
-TEST_P(Linear, ExtremeValuesDoNotOverflow) {
-  if (block() == 1) GTEST_SKIP() << "float weights have no integer accumulators";
+class IntegerLinear : public Linear {};
+
+TEST_P(IntegerLinear, ExtremeValuesDoNotOverflow) {
   Machine m(1);
   const int64_t cols = 2048;
   for (const int fill : {0x00, 0x7f, 0x80, 0xff}) {
@@ -171,29 +194,10 @@ TEST_P(Linear, ExtremeValuesDoNotOverflow) {
   }
 }
 
-TEST_P(Linear, EmbedReadsTheExactValues) {
-  Machine m(2);
-  const int64_t vocab = 37, cols = 96;
-  const Matrix w = random_matrix(random_, GetParam(), vocab, cols);
-  const LinearWeight packed = pack(m.context, {&w});
-  std::vector<int32_t> last = {3, 36, 20};
-  const SlotTable slots{make_tensor(last.data(), DType::kI32, {3})};
-  Batch batch({{.slot = 2, .tokens = {kTokenFromSlot}},
-               {.slot = 1, .tokens = {kTokenFromSlot}},
-               {.slot = 0, .tokens = {0, 15, 16, 36}}});
-  std::vector<float> out(6 * cols);
-  ops::embed(m.context, {&batch.step, &slots, &packed, tensor(out, {6, cols})});
-  const int32_t expected[] = {20, 36, 0, 15, 16, 36};
-  for (int t = 0; t < 6; ++t) {
-    const std::vector<double> row = ref::dequantize_row(GetParam(), w.row(expected[t]), cols);
-    for (int64_t i = 0; i < cols; ++i)
-      ASSERT_EQ(out[t * cols + i], static_cast<float>(row[i])) << t << " " << i;
-  }
-  batch.token[2] = 37;
-  EXPECT_THROW(ops::embed(m.context, {&batch.step, &slots, &packed, tensor(out, {6, cols})}), InternalError);
-}
-
 INSTANTIATE_TEST_SUITE_P(Types, Linear, testing::ValuesIn(kTypes),
+                         [](const auto& i) { return std::string(deepinfer::info(i.param).name); });
+
+INSTANTIATE_TEST_SUITE_P(Types, IntegerLinear, testing::Values(DType::kQ4_0, DType::kQ4_1, DType::kQ8_0),
                          [](const auto& i) { return std::string(deepinfer::info(i.param).name); });
 
 TEST(Pack, RefusesWhatItCannotPack) {

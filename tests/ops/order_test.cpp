@@ -25,7 +25,7 @@ LayerShape shape(DType weight, DType kv, int window = 0) {
   return s;
 }
 
-constexpr int kTokens = 213;
+constexpr int kTokens = 290;
 constexpr int kBlocks = 64;
 
 // Sequences with inputs of their own, each with blocks of its own in the cache.

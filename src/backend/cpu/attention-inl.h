@@ -2,8 +2,9 @@
 //
 // Keys come in chunks of 64 positions that start at multiples of 64, whatever the tile: a chunk of K and V
 // becomes F32 once for all query rows, then scores, the softmax's update (running maximum and sum), and the
-// weighted sum of V in ascending order of position over the keys that the query may see. So a query's result
-// does not depend on the queries beside it, nor on how the prompt was cut.
+// weighted sum of V in ascending order of position over the keys that the query may see. Chunks make up
+// stretches of 128 positions; each is summed alone, then added to those before it. So a query's result does
+// not depend on the queries beside it, on how the prompt was cut, nor on which threads took its stretches.
 #pragma once
 
 #include "backend/cpu/gemm-inl.h"
@@ -22,9 +23,10 @@ struct Attend {
   float* k;         // [dim_k][64]
   float* v;         // [64][width_v]
   float* score;     // [rows][64]
-  float* out;       // [rows][width_v]
-  float* largest;   // [rows] of the scores so far
-  float* total;     // [rows] of the weights so far
+  // Of one stretch of keys:
+  float* out;      // [rows][width_v]
+  float* largest;  // [rows] of the scores so far
+  float* total;    // [rows] of the weights so far
 };
 
 // The keys of a chunk that a query at `position` sees: [first, last) inside the chunk.
@@ -235,38 +237,102 @@ static ChunkFunction chunk_function(const AttendArgs& a) {
   }
 }
 
-static void attend(const AttendArgs& a) {
+static Attend begin(const AttendArgs& a) {
   const int64_t width_v = padded_dim(a.dim_v);
-  const int rows = a.tokens * a.heads;
   float* const k = a.scratch + kMaxQueryRows * a.dim_k;
   float* const v = k + a.dim_k * kKeyChunk;
   float* const score = v + kKeyChunk * width_v;
-  float* const sums = score + kMaxQueryRows * kKeyChunk;
-  float* const largest = sums + kMaxQueryRows * width_v;
-  const Attend t{a, width_v, a.scratch, k, v, score, sums, largest, largest + kMaxQueryRows};
+  float* const out = score + kMaxQueryRows * kKeyChunk;
+  float* const largest = out + kMaxQueryRows * width_v;
+  const Attend t{a, width_v, a.scratch, k, v, score, out, largest, largest + kMaxQueryRows};
   for (int i = 0; i < a.tokens; ++i) {
     const int n = a.heads * a.dim_k;  // heads stand side by side
     for (int d = 0; d < n; ++d) t.q[i * n + d] = a.q[i * a.q_stride + d] * a.scale;
   }
+  return t;
+}
+
+static void attend_stretch(const Attend& t, int64_t stretch) {
+  const AttendArgs& a = t.a;
+  const int rows = a.tokens * a.heads;
   for (int r = 0; r < rows; ++r) {
     t.largest[r] = -__builtin_inff();
     t.total[r] = 0;
   }
-  std::memset(t.out, 0, sizeof(float) * rows * width_v);
+  std::memset(t.out, 0, sizeof(float) * rows * t.width_v);
   const ChunkFunction run_chunk = chunk_function(a);
-  int64_t start = 0;
-  if (a.window > 0 && a.first_position + 1 > a.window) start = a.first_position + 1 - a.window;
-  const int64_t end = a.first_position + a.tokens;
-  for (int64_t chunk = start / kKeyChunk * kKeyChunk; chunk < end; chunk += kKeyChunk) run_chunk(t, chunk);
-  for (int i = 0; i < a.tokens; ++i) {
-    for (int h = 0; h < a.heads; ++h) {
-      const int row = i * a.heads + h;
-      const F32 inverse = splat(1.0f / t.total[row]);
-      float* out = a.out + i * a.out_stride + static_cast<int64_t>(h) * a.dim_v;
-      int d = 0;
-      for (; d + kLanes <= a.dim_v; d += kLanes) store(out + d, load(t.out + row * width_v + d) * inverse);
-      if (d < a.dim_v) store_n(out + d, load(t.out + row * width_v + d) * inverse, a.dim_v - d);
+  const int64_t first_key = a.window > 0 ? a.first_position + 1 - a.window : 0;
+  const int64_t end_key = a.first_position + a.tokens;
+  int64_t chunk = stretch * kKeyStretch, end = chunk + kKeyStretch;
+  if (chunk < first_key) chunk = first_key / kKeyChunk * kKeyChunk;
+  if (end > end_key) end = end_key;
+  for (; chunk < end; chunk += kKeyChunk) run_chunk(t, chunk);
+}
+
+// The sums of a stretch (out, largest, total) join those of the stretches before it. A total of zero is a row
+// that saw no key of the stretch.
+DI_INLINE void join(int64_t width_v, const float* part, float part_largest, float part_total, float* all,
+                    float& largest, float& total) {
+  if (part_total == 0) return;
+  const float now = part_largest > largest ? part_largest : largest;
+  const F32 keep = exp(splat(largest - now)), add = exp(splat(part_largest - now));
+  for (int64_t d = 0; d < width_v; d += kLanes)
+    store(all + d, fma(load(part + d), add, load(all + d) * keep));
+  total = total * keep[0] + part_total * add[0];
+  largest = now;
+}
+
+// sums / total, into the caller's rows.
+DI_INLINE void finish_row(const AttendArgs& a, int row, const float* sums, float total) {
+  const F32 inverse = splat(1.0f / total);
+  float* out = a.out + row / a.heads * a.out_stride + static_cast<int64_t>(row % a.heads) * a.dim_v;
+  int d = 0;
+  for (; d + kLanes <= a.dim_v; d += kLanes) store(out + d, load(sums + d) * inverse);
+  if (d < a.dim_v) store_n(out + d, load(sums + d) * inverse, a.dim_v - d);
+}
+
+static void attend(const AttendArgs& a) {
+  const Attend t = begin(a);
+  const int rows = a.tokens * a.heads;
+  float* const sums = t.total + kMaxQueryRows;  // [rows][width_v] of all stretches
+  float largest[kMaxQueryRows], total[kMaxQueryRows];
+  std::memset(sums, 0, sizeof(float) * rows * t.width_v);
+  for (int r = 0; r < rows; ++r) {
+    largest[r] = -__builtin_inff();
+    total[r] = 0;
+  }
+  const KeyStretches all = key_stretches(a.first_position, a.tokens, a.window);
+  for (int64_t s = all.first; s < all.end; ++s) {
+    attend_stretch(t, s);
+    for (int r = 0; r < rows; ++r)
+      join(t.width_v, t.out + r * t.width_v, t.largest[r], t.total[r], sums + r * t.width_v, largest[r],
+           total[r]);
+  }
+  for (int r = 0; r < rows; ++r) finish_row(a, r, sums + r * t.width_v, total[r]);
+}
+
+// The same in pieces, for one token: the stretches in any order on any threads, then the end.
+static void attend_part(const AttendArgs& a, int64_t stretch, float* part) {
+  const Attend t = begin(a);
+  attend_stretch(t, stretch);
+  for (int h = 0; h < a.heads; ++h, part += t.width_v + kPartExtra) {
+    std::memcpy(part, t.out + h * t.width_v, sizeof(float) * t.width_v);
+    part[t.width_v] = t.largest[h];
+    part[t.width_v + 1] = t.total[h];
+  }
+}
+
+static void attend_join(const AttendArgs& a, const float* parts, int64_t part_size, int64_t count) {
+  const int64_t width_v = padded_dim(a.dim_v), size = width_v + kPartExtra;
+  for (int h = 0; h < a.heads; ++h) {
+    float* const sums = a.scratch;
+    std::memset(sums, 0, sizeof(float) * width_v);
+    float largest = -__builtin_inff(), total = 0;
+    for (int64_t s = 0; s < count; ++s) {
+      const float* part = parts + s * part_size + h * size;
+      join(width_v, part, part[width_v], part[width_v + 1], sums, largest, total);
     }
+    finish_row(a, h, sums, total);
   }
 }
 

@@ -4,6 +4,7 @@
 #include "backend/cpu.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/kv.h"
+#include "backend/cpu/linear.h"
 #include "base/check.h"
 
 namespace deepinfer::cpu {
@@ -54,31 +55,33 @@ Piece make_piece(const StepBatch& b, int32_t row, int64_t index, const Cut& cut)
           .heads = std::min(cut.heads_at_once, cut.group - in_group)};
 }
 
-void run_piece(const AttentionParams& p, const Piece& piece, const Cut& cut, float* scratch) {
+int window_of(const KvGroupSpec& s) {
+  return s.kind == KvGroupSpec::Kind::kWindow ? s.window : 0;
+}
+
+AttendArgs attend_args(const AttentionParams& p, const Piece& piece, const Cut& cut, float* scratch) {
   const StepBatch& b = *p.batch;
   const KvGroupSpec& s = p.kv.spec;
   const BlockTable& table = b.block_table[p.kv.group];
   const int kv_head = piece.head / cut.group;
-  const AttendArgs args{
-      .q = p.q.row<float>(piece.token) + static_cast<int64_t>(piece.head) * s.head_dim_k,
-      .q_stride = p.q.stride[0],
-      .tokens = piece.tokens,
-      .heads = piece.heads,
-      .first_position = b.position[piece.token],
-      .blocks = table.ids.data() + static_cast<size_t>(piece.row) * table.stride,
-      .k = p.kv.k(0) + kv_head * k_head_bytes(p.kv),
-      .v = p.kv.v(0) + kv_head * v_head_bytes(p.kv),
-      .block_stride = p.kv.block_stride,
-      .kv_dtype = s.dtype,
-      .dim_k = s.head_dim_k,
-      .dim_v = s.head_dim_v,
-      .window = s.kind == KvGroupSpec::Kind::kWindow ? s.window : 0,
-      .scale = p.scale,
-      .soft_cap = p.soft_cap,
-      .out = p.out.row<float>(piece.token) + static_cast<int64_t>(piece.head) * s.head_dim_v,
-      .out_stride = p.out.stride[0],
-      .scratch = scratch};
-  kernels().attend(args);
+  return {.q = p.q.row<float>(piece.token) + static_cast<int64_t>(piece.head) * s.head_dim_k,
+          .q_stride = p.q.stride[0],
+          .tokens = piece.tokens,
+          .heads = piece.heads,
+          .first_position = b.position[piece.token],
+          .blocks = table.ids.data() + static_cast<size_t>(piece.row) * table.stride,
+          .k = p.kv.k(0) + kv_head * k_head_bytes(p.kv),
+          .v = p.kv.v(0) + kv_head * v_head_bytes(p.kv),
+          .block_stride = p.kv.block_stride,
+          .kv_dtype = s.dtype,
+          .dim_k = s.head_dim_k,
+          .dim_v = s.head_dim_v,
+          .window = window_of(s),
+          .scale = p.scale,
+          .soft_cap = p.soft_cap,
+          .out = p.out.row<float>(piece.token) + static_cast<int64_t>(piece.head) * s.head_dim_v,
+          .out_stride = p.out.stride[0],
+          .scratch = scratch};
 }
 
 // Every block that will be read exists.
@@ -100,6 +103,72 @@ void check_blocks(const AttentionParams& p) {
   }
 }
 
+// One attention phase: its parameters, its cut, and the pieces of each row.
+struct Phase {
+  const AttentionParams& p;
+  Cut cut;
+  int64_t* row_end;  // [rows] pieces of this row and those before it
+  int64_t pieces;
+  float* scratch;  // of each thread
+  int64_t scratch_floats;
+
+  float* scratch_of(int t) const { return scratch + t * scratch_floats; }
+
+  AttendArgs piece(int64_t i, int t) const {
+    const int64_t row = std::upper_bound(row_end, row_end + p.batch->num_rows, i) - row_end;
+    const int64_t index = i - (row == 0 ? 0 : row_end[row - 1]);
+    return attend_args(p, make_piece(*p.batch, static_cast<int32_t>(row), index, cut), cut, scratch_of(t));
+  }
+};
+
+// Pieces differ much in their number of keys: threads take the next one when they are done.
+void run_pieces(Context& context, const Phase& phase) {
+  std::atomic<int64_t> next{0};
+  const auto work = [&](int t) {
+    for (int64_t i = next.fetch_add(1); i < phase.pieces; i = next.fetch_add(1))
+      kernels().attend(phase.piece(i, t));
+  };
+  context.pool->run(std::ref(work));
+}
+
+// Too few pieces of decode rows to keep all threads busy: their stretches of keys are taken one by one.
+// `stretch_end` [pieces] counts the stretches of a piece and those before it.
+void run_stretches(Context& context, const Phase& phase, const int64_t* stretch_end, float* parts) {
+  const int64_t size = part_size(phase.cut.heads_at_once, phase.p.kv.spec.head_dim_v);
+  const auto first_of = [&](int64_t piece) { return piece == 0 ? 0 : stretch_end[piece - 1]; };
+  std::atomic<int64_t> next{0};
+  const auto work = [&](int t) {
+    const int64_t all = stretch_end[phase.pieces - 1];
+    for (int64_t i = next.fetch_add(1); i < all; i = next.fetch_add(1)) {
+      const int64_t piece = std::upper_bound(stretch_end, stretch_end + phase.pieces, i) - stretch_end;
+      const AttendArgs args = phase.piece(piece, t);
+      const int64_t first = key_stretches(args.first_position, 1, args.window).first;
+      kernels().attend_part(args, first + i - first_of(piece), parts + i * size);
+    }
+    context.pool->barrier();
+    const Share mine = share(phase.pieces, t, context.pool->size());
+    for (int64_t piece = mine.first; piece < mine.last; ++piece) {
+      const AttendArgs args = phase.piece(piece, t);
+      kernels().attend_join(args, parts + first_of(piece) * size, size, stretch_end[piece] - first_of(piece));
+    }
+  };
+  context.pool->run(std::ref(work));
+}
+
+// Whether that is worth it, and possible in kPartBytes; fills stretch_end.
+bool cut_into_stretches(const Phase& phase, int threads, int64_t* stretch_end) {
+  if (threads == 1 || phase.p.batch->num_tokens != phase.p.batch->num_rows) return false;
+  int64_t all = 0;
+  for (int64_t i = 0; i < phase.pieces; ++i) {
+    const AttendArgs args = phase.piece(i, 0);
+    const KeyStretches s = key_stretches(args.first_position, 1, args.window);
+    stretch_end[i] = all += s.end - s.first;
+  }
+  const int64_t bytes = all * part_size(phase.cut.heads_at_once, phase.p.kv.spec.head_dim_v) *
+                        static_cast<int64_t>(sizeof(float));
+  return all > phase.pieces && bytes <= static_cast<int64_t>(kPartBytes);
+}
+
 }  // namespace
 
 void attention(Context& context, const AttentionParams& p) {
@@ -108,26 +177,28 @@ void attention(Context& context, const AttentionParams& p) {
   if (b.num_tokens == 0) return;
   DI_CHECK(p.heads % p.kv.spec.kv_heads == 0, "{} query heads over {} KV heads", p.heads, p.kv.spec.kv_heads);
   check_blocks(p);
-  const Cut cut = make_cut(p);
+  const int threads = context.pool->size();
   Arena& arena = *context.scratch;
   const size_t mark = arena.used();
-  const int64_t floats = (attend_scratch(p.kv.spec.head_dim_k, p.kv.spec.head_dim_v) + 15) / 16 * 16;
-  float* const scratch = arena.allocate_n<float>(floats * context.pool->size());
-
-  // Pieces differ much in their number of keys: threads take the next one when they are done.
-  int64_t* const row_end = arena.allocate_n<int64_t>(b.num_rows);  // pieces of this row and those before
-  int64_t pieces = 0;
+  Phase phase{.p = p, .cut = make_cut(p), .row_end = arena.allocate_n<int64_t>(b.num_rows), .pieces = 0};
   for (int32_t row = 0; row < b.num_rows; ++row)
-    row_end[row] = pieces += tiles_of_row(b, row, cut) * cut.pieces_per_tile;
-  std::atomic<int64_t> next{0};
-  const auto work = [&](int t) {
-    for (int64_t i = next.fetch_add(1); i < pieces; i = next.fetch_add(1)) {
-      const int64_t row = std::upper_bound(row_end, row_end + b.num_rows, i) - row_end;
-      const int64_t index = i - (row == 0 ? 0 : row_end[row - 1]);
-      run_piece(p, make_piece(b, static_cast<int32_t>(row), index, cut), cut, scratch + t * floats);
-    }
-  };
-  context.pool->run(std::ref(work));
+    phase.row_end[row] = phase.pieces += tiles_of_row(b, row, phase.cut) * phase.cut.pieces_per_tile;
+  phase.scratch_floats = (attend_scratch(p.kv.spec.head_dim_k, p.kv.spec.head_dim_v) + 15) / 16 * 16;
+  phase.scratch = arena.allocate_n<float>(phase.scratch_floats * threads);
+
+  // With this many pieces for each thread none waits long for the others.
+  constexpr int kEnoughPieces = 8;
+  int64_t* stretch_end = nullptr;
+  if (phase.pieces < kEnoughPieces * threads) {
+    int64_t* const ends = arena.allocate_n<int64_t>(phase.pieces);
+    if (cut_into_stretches(phase, threads, ends)) stretch_end = ends;
+  }
+  if (stretch_end == nullptr) {
+    run_pieces(context, phase);
+  } else {
+    const int64_t size = part_size(phase.cut.heads_at_once, p.kv.spec.head_dim_v);
+    run_stretches(context, phase, stretch_end, arena.allocate_n<float>(stretch_end[phase.pieces - 1] * size));
+  }
   arena.reset(mark);
 }
 

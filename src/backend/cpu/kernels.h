@@ -52,6 +52,7 @@ struct MatmulArgs {
 
 // Queries of one sequence that share a KV head: tokens [0, tokens) x heads [0, heads) of the group.
 inline constexpr int kKeyChunk = 64;      // positions between two updates of the softmax, aligned to 0
+inline constexpr int kKeyStretch = 128;   // positions that are summed alone, aligned to 0
 inline constexpr int kKvBlock = 16;       // positions of a KV block
 inline constexpr int kMaxQueryRows = 48;  // tokens * heads of one call
 
@@ -75,13 +76,30 @@ struct AttendArgs {
   float* scratch = nullptr;  // attend_scratch(dim_k, dim_v) floats, 64-byte aligned
 };
 
-constexpr int64_t padded_dim(int dim) {
+static constexpr int64_t padded_dim(int dim) {
   return (static_cast<int64_t>(dim) + 15) / 16 * 16;
 }
-// Queries, chunks of K and V as F32, scores, the accumulators and two numbers for every query row.
-constexpr int64_t attend_scratch(int dim_k, int dim_v) {
+// Queries, chunks of K and V as F32, scores, two sets of sums and a few numbers for every query row.
+static constexpr int64_t attend_scratch(int dim_k, int dim_v) {
   return kKeyChunk * (dim_k + padded_dim(dim_v)) +
-         kMaxQueryRows * (dim_k + kKeyChunk + padded_dim(dim_v) + 2);
+         kMaxQueryRows * (dim_k + kKeyChunk + 2 * padded_dim(dim_v) + 2);
+}
+
+// The stretches of keys that the tokens see: [first, end).
+struct KeyStretches {
+  int64_t first, end;
+};
+static constexpr KeyStretches key_stretches(int64_t first_position, int64_t tokens, int64_t window) {
+  const int64_t key = window > 0 && first_position + 1 > window ? first_position + 1 - window : 0;
+  return {key / kKeyStretch, (first_position + tokens - 1) / kKeyStretch + 1};
+}
+
+// What attend_part leaves of a stretch: for every head the sums [padded_dim(dim_v)], the largest score, the
+// total of the weights; padded to keep vectors aligned.
+inline constexpr int64_t kPartExtra = 16;
+inline constexpr size_t kPartBytes = 2 << 20;  // of all parts of a phase; beyond it stretches are not spread
+static constexpr int64_t part_size(int heads, int dim_v) {
+  return heads * (padded_dim(dim_v) + kPartExtra);
 }
 
 inline constexpr int64_t kCollectRoom = 16;
@@ -116,6 +134,9 @@ struct Kernels {
   void (*store_k)(const float* x, int dim, DType dtype, std::byte* k);
   void (*store_v)(const float* x, int dim, DType dtype, std::byte* v);
   void (*attend)(const AttendArgs& args);
+  // attend for one token in pieces: every stretch into a part of its own, then all parts in order into out
+  void (*attend_part)(const AttendArgs& args, int64_t stretch, float* part);
+  void (*attend_join)(const AttendArgs& args, const float* parts, int64_t part_size, int64_t count);
   // the largest, -inf when there is none (NaN is none)
   float (*row_max)(const float* x, int64_t n);
   // appends the ids of x > floor from `first` on while kCollectRoom more have room; returns where it stopped

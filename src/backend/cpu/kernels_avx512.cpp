@@ -6,7 +6,21 @@
 
 namespace deepinfer::cpu {
 
-const Kernels kAvx512Kernels = {"avx512", norm,   quantize, matmul,      rotate,      store_k,
-                                store_v,  attend, row_max,  row_collect, row_weights, row_sums};
+const Kernels kAvx512Kernels = {
+    .name = "avx512",
+    .norm = norm,
+    .quantize = quantize,
+    .matmul = matmul,
+    .rotate = rotate,
+    .store_k = store_k,
+    .store_v = store_v,
+    .attend = attend,
+    .attend_part = attend_part,
+    .attend_join = attend_join,
+    .row_max = row_max,
+    .row_collect = row_collect,
+    .row_weights = row_weights,
+    .row_sums = row_sums,
+};
 
 }  // namespace deepinfer::cpu

@@ -14,7 +14,8 @@ size_t scratch_bytes(const Context& context, int64_t tokens, int64_t logit_rows,
   const int64_t count = std::max({tokens, logit_rows, int64_t{1}});
   const size_t slots = static_cast<size_t>(count) * 16;
   const size_t qkv_out = static_cast<size_t>(std::min<int64_t>(count, 256)) * max_rows * sizeof(float);
-  const size_t attend = (attend_scratch(kMaxHeadDim, kMaxHeadDim) + 16) * sizeof(float) * threads;
+  const size_t attend =
+      (attend_scratch(kMaxHeadDim, kMaxHeadDim) + 16) * sizeof(float) * threads + kPartBytes;
   size_t linear = linear_scratch_bytes(threads, count, max_cols);
   linear = std::max(linear, linear_scratch_bytes(threads, 1, max_cols));
   linear = std::max(linear, linear_scratch_bytes(threads, 2, max_cols));
