@@ -7,7 +7,7 @@
 
 #include "base/check.h"
 #include "base/queue.h"
-#include "cli/commands.h"
+#include "cli/exit_code.h"
 #include "deepinfer/version.h"
 #include "engine/llm.h"
 

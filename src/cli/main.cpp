@@ -6,9 +6,11 @@
 
 #include "base/log.h"
 #include "cli/bench_command.h"
-#include "cli/commands.h"
+#include "cli/config_command.h"
 #include "cli/config_flags.h"
+#include "cli/exit_code.h"
 #include "cli/run_command.h"
+#include "cli/serve_command.h"
 #include "deepinfer/version.h"
 
 namespace deepinfer {

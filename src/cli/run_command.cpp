@@ -15,7 +15,7 @@
 #include "base/check.h"
 #include "base/paths.h"
 #include "base/queue.h"
-#include "cli/commands.h"
+#include "cli/exit_code.h"
 #include "engine/llm.h"
 #include "text/text_stream.h"
 

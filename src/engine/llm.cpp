@@ -123,7 +123,7 @@ Result<KvPlan> plan_kv(const Config& c, const ModelConfig& m, int64_t block_byte
 }
 
 // The same build, weights and settings give the same answer for a seed; this names the three.
-std::string fingerprint(const Checkpoint& checkpoint, DType kv) {
+std::string fingerprint_of(const Checkpoint& checkpoint, DType kv) {
   std::string text = fmt::format("{} {} {}", version(), checkpoint.config.arch, info(kv).name);
   for (const auto& [name, t] : checkpoint.weights.tensors) {
     text += fmt::format("|{} {} ", name, info(t.dtype).name);
@@ -198,7 +198,7 @@ Result<std::unique_ptr<Llm>> Llm::load(const Config& config) {
   llm->model = checkpoint.config;
   llm->generation = checkpoint.generation;
   llm->max_model_len = plan.max_model_len;
-  llm->fingerprint = fingerprint(checkpoint, kv);
+  llm->fingerprint = fingerprint_of(checkpoint, kv);
   set_template(*llm, checkpoint.chat_template, path);
   log::info(
       "{}: {} layers, context {}, weights {:.0f} MiB on disk; KV cache {} blocks of {} tokens, at most "
