@@ -1,7 +1,9 @@
-// The Llama family against logits that transformers computed in F32 (tools/golden/tiny_llama.py).
+// The Llama family against logits that transformers computed in F32 (tools/golden/tiny_llama.py). A case is a folder, or
+// a GGUF file in it.
 #include <gtest/gtest.h>
 
 #include <boost/json.hpp>
+#include <cctype>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -20,12 +22,22 @@ fs::path golden() {
   return fs::path(DI_SOURCE_DIR) / "tests/golden/tiny_llama";
 }
 
+// "base", "base/model-q4_1.gguf", ...
 std::vector<std::string> variants() {
   std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(golden()))
-    if (entry.is_directory()) names.push_back(entry.path().filename().string());
+  for (const auto& entry : fs::recursive_directory_iterator(golden()))
+    if (entry.is_directory() || entry.path().extension() == ".gguf")
+      names.push_back(fs::relative(entry.path(), golden()).string());
   std::sort(names.begin(), names.end());
   return names;
+}
+
+// expected.json of a folder, expected-q4_1.json of model-q4_1.gguf.
+fs::path expected_file(const std::string& variant) {
+  const fs::path path = golden() / variant;
+  if (fs::is_directory(path)) return path / "expected.json";
+  const std::string stem = path.stem().string();
+  return path.parent_path() / ("expected" + stem.substr(stem.find('-')) + ".json");
 }
 
 std::string read_file(const fs::path& path) {
@@ -38,12 +50,13 @@ struct Golden {
   std::vector<float> logits;  // [prompts, V] of each prompt's last position
 };
 
-Golden read_golden(const fs::path& folder) {
+Golden read_golden(const std::string& variant) {
   Golden g;
-  const json::value expected = json::parse(read_file(folder / "expected.json"));
+  const fs::path file = expected_file(variant);
+  const json::value expected = json::parse(read_file(file));
   for (const json::value& prompt : expected.at("prompts").as_array())
     g.prompts.push_back(json::value_to<std::vector<int32_t>>(prompt));
-  const std::string bytes = read_file(folder / json::value_to<std::string>(expected.at("logits_file")));
+  const std::string bytes = read_file(file.parent_path() / json::value_to<std::string>(expected.at("logits_file")));
   g.logits.resize(bytes.size() / sizeof(float));
   std::memcpy(g.logits.data(), bytes.data(), bytes.size());
   return g;
@@ -58,7 +71,7 @@ std::unique_ptr<ModelHarness> open(const std::string& variant, int threads = 1) 
 class TinyLlama : public testing::TestWithParam<std::string> {};
 
 TEST_P(TinyLlama, LogitsEqualTransformers) {
-  const Golden g = read_golden(golden() / GetParam());
+  const Golden g = read_golden(GetParam());
   ASSERT_FALSE(g.prompts.empty());
   const auto h = open(GetParam());
   ASSERT_TRUE(h);
@@ -94,7 +107,12 @@ TEST_P(TinyLlama, ChunksAndThreadsChangeNoBit) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Golden, TinyLlama, testing::ValuesIn(variants()),
-                         [](const auto& info) { return info.param; });
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           for (char& c : name)
+                             if (std::isalnum(static_cast<unsigned char>(c)) == 0) c = '_';
+                           return name;
+                         });
 
 }  // namespace
 }  // namespace deepinfer
