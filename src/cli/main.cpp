@@ -41,8 +41,8 @@ int parse_error(const CLI::App& app, const CLI::ParseError& error) {
   for (const std::string& unknown : command.remaining())
     if (unknown.starts_with('-') && hint.empty()) hint = flag_hint(command, unknown);
   const std::string name = given.empty() ? "deepinfer" : "deepinfer " + command.get_name();
-  std::fprintf(stderr, "%s: %s%s\n'%s --help' lists what it takes.\n", name.c_str(), error.what(), hint.c_str(),
-               name.c_str());
+  std::fprintf(stderr, "%s: %s%s\n'%s --help' lists what it takes.\n", name.c_str(), error.what(),
+               hint.c_str(), name.c_str());
   return 2;
 }
 
@@ -63,7 +63,8 @@ int run(int argc, char** argv) {
 
   BenchOptions bench_options;
   CLI::App* bench = app.add_subcommand("bench", "Measure the engine's speed without a server; prints JSON");
-  bench->add_option("--prefill", bench_options.prefill, "Tokens of the prefill test, 0: none")->capture_default_str();
+  bench->add_option("--prefill", bench_options.prefill, "Tokens of the prefill test, 0: none")
+      ->capture_default_str();
   bench->add_option("--decode", bench_options.decode, "Tokens that a sequence generates, 0: none")
       ->capture_default_str();
   bench->add_option("--batch", bench_options.batch, "Sequences that decode together; several tests")
@@ -85,9 +86,11 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return parse_error(app, error);
   }
-  if (serve->parsed()) return with_settings(serve_flags, [](const LoadedConfig& c) { return serve_command(c.config); });
+  if (serve->parsed())
+    return with_settings(serve_flags, [](const LoadedConfig& c) { return serve_command(c.config); });
   if (chat->parsed()) return quietly(run_flags, [&](const Config& c) { return run_command(c, run_options); });
-  if (bench->parsed()) return quietly(bench_flags, [&](const Config& c) { return bench_command(c, bench_options); });
+  if (bench->parsed())
+    return quietly(bench_flags, [&](const Config& c) { return bench_command(c, bench_options); });
   return config_command(config_flags, markdown);
 }
 
