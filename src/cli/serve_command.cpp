@@ -82,7 +82,7 @@ int Control::run() {
   auto url = server_.start();
   if (!url) return report(url.error());
   url_ = *url;
-  log::info("listening on {}, loading the model", url_);
+  log::info("loading the model; listening on {}", url_);
   wait_for_signal();
   loader_ = std::thread([this] { load(); });
   io_.run();
