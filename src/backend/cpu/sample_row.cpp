@@ -1,6 +1,7 @@
 #include "backend/cpu/sample_row.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -12,6 +13,7 @@ constexpr float kNone = -std::numeric_limits<float>::infinity();
 constexpr float kLargest = std::numeric_limits<float>::max();
 constexpr float kGreedyBelow = 1e-5f;   // temperatures that mean 0, as in vLLM
 constexpr int64_t kSortAtMost = 64;     // candidates that are sorted rather than split
+constexpr int kBuckets = 512;           // of the first step of the search for the nucleus
 constexpr int64_t kSelectAhead = 1024;  // candidates beyond k between two selections
 constexpr uint32_t kInPrompt = 1u << 31;
 
@@ -187,7 +189,7 @@ class Row {
       n = select_top(vocab_, below(softmax.floor));
       weigh(softmax, n);
     }
-    if (top_p) n = nucleus(n, row_.top_p * total);
+    if (top_p) n = nucleus(softmax, n, row_.top_p * total);
     return draw_from_first(n, noise);
   }
 
@@ -207,29 +209,54 @@ class Row {
 
   // Moves the fewest most likely of s_.ids[0, n) that together weigh at least `target` to the front; returns
   // how many. At least one.
-  int64_t nucleus(int64_t n, double target) {
+  int64_t nucleus(const Softmax& softmax, int64_t n, double target) {
     const Ahead ahead{x_};
-    int64_t begin = 0, end = n;  // the cut lies in (begin, end]; what stands before begin weighs `before`
-    double before = 0;
-    while (end - begin > kSortAtMost) {
-      // Most distributions are steep: look near the front first.
-      const int64_t middle = begin + std::max(kSortAtMost / 2, (end - begin) / 8);
-      std::nth_element(s_.ids + begin, s_.ids + middle, s_.ids + end, ahead);
+    Span cut{0, n, 0};
+    if (n > kBuckets) cut = narrow(softmax, n, target);
+    while (cut.end - cut.begin > kSortAtMost) {
+      const int64_t middle = cut.begin + (cut.end - cut.begin) / 2;
+      std::nth_element(s_.ids + cut.begin, s_.ids + middle, s_.ids + cut.end, ahead);
       double front = 0;
-      for (int64_t i = begin; i < middle; ++i) front += s_.weights[s_.ids[i]];
-      if (before + front >= target) {
-        end = middle;
+      for (int64_t i = cut.begin; i < middle; ++i) front += s_.weights[s_.ids[i]];
+      if (cut.before + front >= target) {
+        cut.end = middle;
       } else {
-        before += front;
-        begin = middle;
+        cut.before += front;
+        cut.begin = middle;
       }
     }
-    std::sort(s_.ids + begin, s_.ids + end, ahead);
-    for (int64_t i = begin; i < end; ++i) {
-      before += s_.weights[s_.ids[i]];
-      if (before >= target) return i + 1;
+    std::sort(s_.ids + cut.begin, s_.ids + cut.end, ahead);
+    for (int64_t i = cut.begin; i < cut.end; ++i) {
+      cut.before += s_.weights[s_.ids[i]];
+      if (cut.before >= target) return i + 1;
     }
-    return end;
+    return cut.end;
+  }
+
+  // Candidates among which the nucleus ends: s_.ids[begin, end). What stands before them weighs `before`.
+  struct Span {
+    int64_t begin = 0, end = 0;
+    double before = 0;
+  };
+
+  // One step of a radix selection: buckets of equal width in the logit, so that a flat distribution costs no
+  // more than a steep one.
+  Span narrow(const Softmax& softmax, int64_t n, double target) {
+    const float width = (softmax.max - softmax.floor) / kBuckets;
+    const float per_logit = width > 0 && 1 / width <= kLargest ? 1 / width : 0;
+    const auto bucket = [&](int32_t token) {
+      const float b = (softmax.max - x_[token]) * per_logit;
+      return b < kBuckets - 1 ? static_cast<int>(b) : kBuckets - 1;
+    };
+    std::array<double, kBuckets> mass{};
+    for (int64_t i = 0; i < n; ++i) mass[bucket(s_.ids[i])] += s_.weights[s_.ids[i]];
+    int last = 0;
+    double before = 0;
+    while (last < kBuckets - 1 && before + mass[last] < target) before += mass[last++];
+    int32_t* const middle = std::partition(s_.ids, s_.ids + n, [&](int32_t t) { return bucket(t) < last; });
+    int32_t* const end = std::partition(middle, s_.ids + n, [&](int32_t t) { return bucket(t) == last; });
+    // Rounding may leave the last bucket with mass empty: then all before it is the nucleus.
+    return {middle - s_.ids, end - s_.ids, before};
   }
 
   int32_t draw_from_first(int64_t n, double noise) {
