@@ -152,7 +152,29 @@ void linear_layers(benchmark::State& state, DType dtype, bool with_head) {
   state.SetLabel(std::string(cpu::kernels().name));
 }
 
+// Packing of a head's rows, from memory that is already there.
+void pack(benchmark::State& state, DType dtype) {
+  ThreadPool pool(static_cast<int>(state.range(0)));
+  const std::vector<std::byte> data(kVocab * row_bytes(dtype, kHidden), std::byte{1});
+  const LinearSource source{.dtype = dtype, .cols = kHidden, .parts = {{data.data(), kVocab}}};
+  for (auto _ : state) {
+    Context context{.pool = &pool};
+    benchmark::DoNotOptimize(ops::pack_linear(context, source));
+  }
+  state.counters["GB/s"] = benchmark::Counter(static_cast<double>(data.size()) * 1e-9,
+                                              benchmark::Counter::kIsIterationInvariantRate);
+}
+
 void register_all() {
+  for (const DType d : {DType::kQ4_1, DType::kQ8_0, DType::kBF16}) {
+    const std::string name = std::string(info(d).name) + "/pack";
+    benchmark::RegisterBenchmark(name.c_str(), [d](benchmark::State& s) { pack(s, d); })
+        ->ArgName("threads")
+        ->Arg(1)
+        ->Arg(2)
+        ->Unit(benchmark::kMillisecond)
+        ->UseRealTime();
+  }
   for (const DType d : {DType::kQ4_1, DType::kQ4_0, DType::kQ8_0, DType::kBF16, DType::kF32}) {
     for (const bool head : {false, true}) {
       const std::string name = std::string(info(d).name) + (head ? "/layers_and_head" : "/layers");
