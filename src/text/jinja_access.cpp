@@ -65,7 +65,10 @@ bool Cursor::next(Value& out) {
     }
     case Kind::kIterator: {
       auto& iterator = static_cast<IteratorObject&>(*value_.object);
-      if (iterator.at >= iterator.items.size()) return false;
+      if (iterator.at >= iterator.items.size()) {
+        if (!iterator.failure.empty()) fail(std::exchange(iterator.failure, {}));
+        return false;
+      }
       out = iterator.items[iterator.at++];
       return true;
     }

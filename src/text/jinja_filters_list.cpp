@@ -59,6 +59,22 @@ std::vector<Value> seconds(std::vector<std::pair<Value, Value>>& keyed) {
   return out;
 }
 
+// A generator of Python: it fails when it is read up to where making it failed, and never if it is not.
+template <class Make>
+Value generator(Heap& heap, const Make& make) {
+  std::vector<Value> items;
+  std::string failure;
+  try {
+    make(items);
+  } catch (const Failure& f) {
+    if (f.budget) throw;
+    failure = f.message;
+  }
+  Value out = heap.iterator(std::move(items));
+  static_cast<IteratorObject&>(*out.object).failure = std::move(failure);
+  return out;
+}
+
 Value length_filter(Heap&, const Value& input, const CallArgs& call) {
   const BoundArgs args("length", call, {});
   return Value::integer(static_cast<Int>(require_length(input)));
@@ -118,13 +134,12 @@ Value default_filter(Heap& heap, const Value& input, const CallArgs& call) {
 
 Value items_filter(Heap& heap, const Value& input, const CallArgs& call) {
   const BoundArgs args("items", call, {});
-  std::vector<Value> out;
-  if (!input.is_undefined()) {
+  return generator(heap, [&](std::vector<Value>& out) {
+    if (input.is_undefined()) return;
     if (input.kind != Kind::kDict) fail("Can only get item pairs from a mapping.");
     for (const auto& [key, value] : as_dict(input).items)
       out.push_back(heap.list({key, value}, Kind::kTuple));
-  }
-  return heap.iterator(std::move(out));
+  });
 }
 
 Value dictsort_filter(Heap& heap, const Value& input, const CallArgs& call) {
@@ -170,17 +185,17 @@ Value sort_filter(Heap& heap, const Value& input, const CallArgs& call) {
 
 Value unique_filter(Heap& heap, const Value& input, const CallArgs& call) {
   const BoundArgs args("unique", call, {"case_sensitive", "attribute"});
-  const std::vector<Value> path = attribute_path(heap, args[1]);
-  auto* seen = heap.dict();
-  std::vector<Value> out;
-  for (const Value& item : collect(heap, input)) {
-    const Value key = fold_case(heap, follow(heap, item, path, Value::none()), args.flag(0));
-    check_hashable(key);
-    if (seen->find(heap, key) != nullptr) continue;
-    seen->set(heap, key, Value::none());
-    out.push_back(item);
-  }
-  return heap.iterator(std::move(out));
+  return generator(heap, [&](std::vector<Value>& out) {
+    const std::vector<Value> path = attribute_path(heap, args[1]);
+    auto* seen = heap.dict();
+    for (const Value& item : collect(heap, input)) {
+      const Value key = fold_case(heap, follow(heap, item, path, Value::none()), args.flag(0));
+      check_hashable(key);
+      if (seen->find(heap, key) != nullptr) continue;
+      seen->set(heap, key, Value::none());
+      out.push_back(item);
+    }
+  });
 }
 
 template <bool maximum>
@@ -205,72 +220,76 @@ Value extreme_filter(Heap& heap, const Value& input, const CallArgs& call) {
 }
 
 Value map_filter(Heap& heap, const Value& input, const CallArgs& call) {
-  std::vector<Value> out;
-  if (!truthy(input)) return heap.iterator(std::move(out));
-  if (call.args.empty()) {
-    const BoundArgs args("map", call, {"attribute", "default"});
-    if (!args.has(0)) fail("map requires a filter argument");
-    const std::vector<Value> path = attribute_path(heap, args[0]);
-    for (const Value& item : collect(heap, input)) out.push_back(follow(heap, item, path, args[1]));
-    return heap.iterator(std::move(out));
-  }
-  CallArgs rest;
-  rest.args.assign(call.args.begin() + 1, call.args.end());
-  rest.keywords = call.keywords;
-  for (const Value& item : collect(heap, input)) out.push_back(apply_filter(heap, call.args[0], item, rest));
-  return heap.iterator(std::move(out));
+  return generator(heap, [&](std::vector<Value>& out) {
+    if (!truthy(input)) return;
+    if (call.args.empty()) {
+      const BoundArgs args("map", call, {"attribute", "default"});
+      if (!args.has(0)) fail("map requires a filter argument");
+      const std::vector<Value> path = attribute_path(heap, args[0]);
+      for (const Value& item : collect(heap, input)) out.push_back(follow(heap, item, path, args[1]));
+      return;
+    }
+    CallArgs rest;
+    rest.args.assign(call.args.begin() + 1, call.args.end());
+    rest.keywords = call.keywords;
+    for (const Value& item : collect(heap, input))
+      out.push_back(apply_filter(heap, call.args[0], item, rest));
+  });
 }
 
 template <bool keep, bool by_attribute>
-Value select_filter(Heap& heap, const Value& input, const CallArgs& call) {
-  std::vector<Value> out;
-  if (!truthy(input)) return heap.iterator(std::move(out));
+void select_into(Heap& heap, const Value& input, const CallArgs& call, std::vector<Value>& out) {
+  if (!truthy(input)) return;
   const size_t offset = by_attribute ? 1 : 0;
   if (call.args.size() < offset) fail("Missing parameter for attribute name");
   const std::vector<Value> path = by_attribute ? attribute_path(heap, call.args[0]) : std::vector<Value>();
   const TestEntry* test = nullptr;
   CallArgs rest;
-  if (call.args.size() > offset) {
+  const std::vector<Value> items = collect(heap, input);
+  if (call.args.size() > offset && !items.empty()) {
     const Value& name = call.args[offset];
     test = find_test(require_string(name, "select").bytes);
     if (test == nullptr) fail(fmt::format("No test named '{}'.", name.bytes()));
     rest.args.assign(call.args.begin() + static_cast<ptrdiff_t>(offset) + 1, call.args.end());
     rest.keywords = call.keywords;
   }
-  for (const Value& item : collect(heap, input)) {
+  for (const Value& item : items) {
     const Value subject = follow(heap, item, path, Value::none());
     const bool accepted = test != nullptr ? test->run(heap, subject, rest) : truthy(subject);
     if (accepted == keep) out.push_back(item);
   }
-  return heap.iterator(std::move(out));
 }
 
-Value batch_filter(Heap& heap, const Value& input, const CallArgs& call) {
-  const BoundArgs args("batch", call, {"linecount", "fill_with"}, 1);
+template <bool keep, bool by_attribute>
+Value select_filter(Heap& heap, const Value& input, const CallArgs& call) {
+  return generator(heap,
+                   [&](std::vector<Value>& out) { select_into<keep, by_attribute>(heap, input, call, out); });
+}
+
+void batch_into(Heap& heap, const Value& input, const BoundArgs& args, std::vector<Value>& out) {
   const Int size = args.integer(0, 1);
-  std::vector<Value> out;
   std::vector<Value> row;
   for (const Value& item : collect(heap, input)) {
     if (static_cast<Int>(row.size()) == size) out.push_back(heap.list(std::exchange(row, {})));
     row.push_back(item);
   }
-  if (!row.empty()) {
-    const bool fill = args.has(1) && !args[1].is_none();
-    if (fill && size > static_cast<Int>(row.size()))
-      heap.charge(static_cast<size_t>(std::min(size, Int{1} << 40)) * sizeof(Value));
-    while (fill && static_cast<Int>(row.size()) < size) row.push_back(args[1]);
-    out.push_back(heap.list(std::move(row)));
-  }
-  return heap.iterator(std::move(out));
+  if (row.empty()) return;
+  const bool fill = args.has(1) && !args[1].is_none() && size > static_cast<Int>(row.size());
+  if (fill) heap.charge(static_cast<size_t>(std::min(size, Int{1} << 40)) * sizeof(Value));
+  while (fill && static_cast<Int>(row.size()) < size) row.push_back(args[1]);
+  out.push_back(heap.list(std::move(row)));
 }
 
-Value slice_filter(Heap& heap, const Value& input, const CallArgs& call) {
-  const BoundArgs args("slice", call, {"slices", "fill_with"}, 1);
+Value batch_filter(Heap& heap, const Value& input, const CallArgs& call) {
+  const BoundArgs args("batch", call, {"linecount", "fill_with"}, 1);
+  return generator(heap, [&](std::vector<Value>& out) { batch_into(heap, input, args, out); });
+}
+
+void slice_into(Heap& heap, const Value& input, const BoundArgs& args, std::vector<Value>& out) {
   const std::vector<Value> items = collect(heap, input);
   const Int slices = args.integer(0, 1);
   if (slices == 0) fail("integer division or modulo by zero");
   if (slices > 100'000) fail("slice: expected at most 100000 slices");
-  std::vector<Value> out;
   const auto count = static_cast<size_t>(std::max(slices, Int{0}));
   const size_t each = count == 0 ? 0 : items.size() / count;
   const size_t extra = count == 0 ? 0 : items.size() % count;
@@ -283,7 +302,11 @@ Value slice_filter(Heap& heap, const Value& input, const CallArgs& call) {
     out.push_back(heap.list(std::move(part)));
     begin = end;
   }
-  return heap.iterator(std::move(out));
+}
+
+Value slice_filter(Heap& heap, const Value& input, const CallArgs& call) {
+  const BoundArgs args("slice", call, {"slices", "fill_with"}, 1);
+  return generator(heap, [&](std::vector<Value>& out) { slice_into(heap, input, args, out); });
 }
 
 Value groupby_filter(Heap& heap, const Value& input, const CallArgs& call) {

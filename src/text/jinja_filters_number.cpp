@@ -182,7 +182,7 @@ Value sum_filter(Heap& heap, const Value& input, const CallArgs& call) {
   if (args.has(0) && !args[0].is_none()) {
     CallArgs attribute;
     attribute.keywords.emplace_back(constant_text("attribute"), args[0]);
-    items = collect(heap, find_filter("map")->run(heap, input, attribute));
+    items = collect(heap, find_filter("map")->run(heap, heap.list(collect(heap, input)), attribute));
   } else {
     items = collect(heap, input);
   }

@@ -26,7 +26,7 @@ void Scope::set(NameId name, Value value) {
 Interpreter::DepthGuard::DepthGuard(Interpreter& i) : interpreter(i) {
   if (++i.depth_ > i.heap_.limits().depth) {
     --i.depth_;
-    fail(fmt::format(
+    fail_budget(fmt::format(
         "the chat template nests deeper than {} evaluations: a macro or loop that calls itself too often",
         i.heap_.limits().depth));
   }
@@ -99,8 +99,9 @@ void Interpreter::write(const Value& v) {
   print(*out_, v);
   heap_.copy_cost(v.is_string() ? v.bytes().size() : 64);
   if (out_->size() > heap_.limits().output_bytes) {
-    fail(fmt::format("the chat template writes more than its {} bytes: shorten the messages or the template",
-                     heap_.limits().output_bytes));
+    fail_budget(
+        fmt::format("the chat template writes more than its {} bytes: shorten the messages or the template",
+                    heap_.limits().output_bytes));
   }
 }
 

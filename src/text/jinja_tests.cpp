@@ -85,6 +85,7 @@ bool same_as(Heap& heap, const Value& v, const CallArgs& call) {
 template <bool filters>
 bool exists(Heap&, const Value& v, const CallArgs& call) {
   const BoundArgs args("filter", call, {});
+  check_hashable(v);
   if (!v.is_string()) return false;
   return filters ? find_filter(v.bytes()) != nullptr : find_test(v.bytes()) != nullptr;
 }

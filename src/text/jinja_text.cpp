@@ -11,7 +11,8 @@ namespace deepinfer::jinja {
 
 void TextBuilder::make_room(size_t bytes) const {
   if (bytes > kMaxBytes - text_.bytes.size()) {
-    fail("the chat template builds a string of more than 64 MiB: shorten the messages or the template");
+    fail_budget(
+        "the chat template builds a string of more than 64 MiB: shorten the messages or the template");
   }
 }
 
@@ -206,10 +207,12 @@ bool is_final_sigma(std::string_view bytes, size_t at, size_t size) {
   return true;
 }
 
-void append_lower(std::string& out, std::string_view bytes, size_t at, CodePoint c) {
+void append_lower(std::string& out, std::string_view bytes, size_t at, CodePoint c, bool fold) {
   if (c.value == 0x130) {
     out += "i\xCC\x87";
-  } else if (c.value == 0x3A3 && is_final_sigma(bytes, at, c.size)) {
+  } else if (fold && c.value == 0x3C2) {
+    append_utf8(out, 0x3C3);
+  } else if (!fold && c.value == 0x3A3 && is_final_sigma(bytes, at, c.size)) {
     append_utf8(out, 0x3C2);
   } else {
     append_utf8(out, static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c.value))));
@@ -233,11 +236,11 @@ std::string map_case(std::string_view bytes, CaseMap map) {
       out += "ss";
     } else if (map == CaseMap::kCapitalize || map == CaseMap::kTitle) {
       const bool first = map == CaseMap::kCapitalize ? at == 0 : !in_word;
-      first ? append_upper(out, c.value, true) : append_lower(out, bytes, at, c);
+      first ? append_upper(out, c.value, true) : append_lower(out, bytes, at, c, false);
     } else if (map == CaseMap::kSwap && !is_upper(c.value)) {
       append_utf8(out, c.value);
     } else {
-      append_lower(out, bytes, at, c);
+      append_lower(out, bytes, at, c, map == CaseMap::kFold);
     }
     in_word = is_cased(c.value);
     at += c.size;

@@ -105,15 +105,16 @@ size_t RangeObject::size() const {
 void Heap::step(uint64_t count) {
   if (count > steps_left_) {
     steps_left_ = 0;
-    fail(fmt::format("the chat template took more than its {} steps: shorten the messages or the template",
-                     limits_.steps));
+    fail_budget(
+        fmt::format("the chat template took more than its {} steps: shorten the messages or the template",
+                    limits_.steps));
   }
   steps_left_ -= count;
 }
 
 void Heap::charge(size_t bytes) {
   if (bytes > limits_.live_bytes - live_) {
-    fail(fmt::format(
+    fail_budget(fmt::format(
         "the chat template needs more than its {} bytes of memory: shorten the messages or the template",
         limits_.live_bytes));
   }
@@ -209,7 +210,11 @@ std::string undefined_message(const Value& v) {
 }
 
 void fail(std::string message) {
-  throw Failure{std::move(message), false};
+  throw Failure{std::move(message)};
+}
+
+void fail_budget(std::string message) {
+  throw Failure{std::move(message), false, true};
 }
 
 void fail_undefined(const Value& v) {

@@ -22,6 +22,7 @@ namespace deepinfer::jinja {
 struct Failure {
   std::string message;
   bool raised = false;
+  bool budget = false;  // a limit, which no lazy evaluation may put off
 };
 
 __extension__ using Int = __int128;  // room for every integer of a JSON request
@@ -125,6 +126,7 @@ struct RangeObject : Object {
 struct IteratorObject : Object {
   std::vector<Value> items;
   size_t at = 0;
+  std::string failure;  // what Python would fail with behind the last item, or empty
   const char* type = "generator";
 };
 
@@ -185,6 +187,7 @@ inline DictObject& as_dict(const Value& v) {
 const char* type_name(const Value& v);  // Python's: "str", "NoneType", "dict"
 std::string undefined_message(const Value& v);
 [[noreturn]] void fail(std::string message);
+[[noreturn]] void fail_budget(std::string message);
 [[noreturn]] void fail_undefined(const Value& v);
 
 }  // namespace deepinfer::jinja

