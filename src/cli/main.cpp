@@ -37,6 +37,11 @@ int parse_error(const CLI::App& app, const CLI::ParseError& error) {
   const auto given = app.get_subcommands();
   const CLI::App& command = given.empty() ? app : *given.front();
   if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+  if (given.empty() && !app.remaining().empty() && !app.remaining().front().starts_with('-')) {
+    std::fprintf(stderr, "deepinfer: unknown command '%s', expected serve, run, bench or config\n",
+                 app.remaining().front().c_str());
+    return 2;
+  }
   std::string hint;
   for (const std::string& unknown : command.remaining())
     if (unknown.starts_with('-') && hint.empty()) hint = flag_hint(command, unknown);

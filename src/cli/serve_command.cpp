@@ -44,7 +44,7 @@ std::string curl_line(const std::string& url, const Llm& llm, bool needs_key) {
       "  -d '{{\"model\": {}, {}, \"max_tokens\": 64}}'",
       url, chat ? "chat/completions" : "completions",
       needs_key ? " -H \"Authorization: Bearer $API_KEY\"" : "", model,
-      chat ? R"("messages": [{"role": "user", "content": "What is the capital of France?"}])"
+      chat ? R"("messages": [{"role": "user", "content": "Why is the sky blue?"}])"
            : R"("prompt": "The capital of France is")");
 }
 
