@@ -1,4 +1,5 @@
-// Generates with a model folder or file, token ids in and out, for tests that compare with other implementations:
+// Generates with a model folder or file, token ids in and out, for tests that compare with other
+// implementations:
 //   generate_tool MODEL [threads]     a line in:  {"prompt": [ids], "max_tokens": 64}
 //                                     a line out: {"tokens": [ids]}
 // Greedy, ends ignored, KV cache in F32.
@@ -28,7 +29,8 @@ int run(const char* model, int threads) {
   for (std::string line; std::getline(std::cin, line);) {
     const json::value in = json::parse(line);
     EngineRequest request{.prompt = json::value_to<std::vector<int32_t>>(in.at("prompt"))};
-    request.sampling = {.temperature = 0, .max_tokens = json::value_to<int>(in.at("max_tokens")), .ignore_eos = true};
+    request.sampling = {
+        .temperature = 0, .max_tokens = json::value_to<int>(in.at("max_tokens")), .ignore_eos = true};
     const Answer answer = run_all(**engine, {request})[0];
     json::array tokens;
     for (const OutputToken& t : answer.tokens) tokens.push_back(t.id);

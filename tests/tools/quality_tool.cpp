@@ -1,7 +1,8 @@
-// A model against the quality reference that tools/golden/smollm2.py stored (the same weights in F32, by transformers):
+// A model against the quality reference that tools/golden/smollm2.py stored (the same weights in F32, by
+// transformers):
 //   quality_tool MODEL GOLDEN_FOLDER [threads]
-// Prints {"tokens_sha256", "perplexity", "kld", "same_top"}. The divergence is that of the reference's most likely tokens
-// and of all others as one: never above the whole one.
+// Prints {"tokens_sha256", "perplexity", "kld", "same_top"}. The divergence is that of the reference's most
+// likely tokens and of all others as one: never above the whole one.
 #include <openssl/sha.h>
 
 #include <boost/json.hpp>

@@ -10,8 +10,7 @@
 namespace deepinfer {
 namespace {
 
-const std::filesystem::path kModel =
-    std::filesystem::path(DI_SOURCE_DIR) / "tests/golden/tiny_llama/base";
+const std::filesystem::path kModel = std::filesystem::path(DI_SOURCE_DIR) / "tests/golden/tiny_llama/base";
 constexpr int kVocab = 320;
 
 CpuEngineOptions options(int threads = 1) {
