@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 #include "backend/cpu/kernels.h"
 #include "fixture.h"
 #include "layer.h"
@@ -35,15 +37,20 @@ RefSequence project(const Layer& layer, const std::vector<float>& hidden) {
   r.q.resize(s.heads);
   r.k.resize(s.kv_heads);
   r.v.resize(s.kv_heads);
+  std::vector<std::vector<double>> rows;
+  for (int64_t i = 0; i < layer.qkv.rows; ++i)
+    rows.push_back(ref::dequantize_row(s.weight, layer.qkv_row(i), s.hidden));
   const int64_t tokens = static_cast<int64_t>(hidden.size()) / s.hidden;
   for (int64_t t = 0; t < tokens; ++t) {
     const std::vector<float> x =
         ref::rms_norm({hidden.data() + t * s.hidden, size_t(s.hidden)}, layer.norm, layer.eps);
+    const std::vector<double> a = ref::activations(s.weight, x);
     const auto head = [&](int64_t first_row, int dim, const std::vector<float>* norm, bool turn) {
       std::vector<double> out(dim);
       for (int d = 0; d < dim; ++d) {
         const int64_t row = first_row + d;
-        out[d] = ref::dot(s.weight, layer.qkv_row(row), x).value + (s.bias ? layer.qkv_bias[row] : 0);
+        out[d] = std::inner_product(a.begin(), a.end(), rows[row].begin(),
+                                    s.bias ? double{layer.qkv_bias[row]} : 0.0);
       }
       if (norm != nullptr) {
         const std::vector<float> in(out.begin(), out.end());
