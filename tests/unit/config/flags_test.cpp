@@ -1,7 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "cli/commands.h"
+#include "cli/exit_code.h"
 #include "cli/config_flags.h"
 
 namespace deepinfer {
