@@ -39,12 +39,16 @@ void sort_marks(std::vector<utf8proc_int32_t>& codes) {
   }
 }
 
+// utf8proc's enumeration is a set of bits.
+utf8proc_option_t flags(int bits) {
+  return static_cast<utf8proc_option_t>(bits);  // NOLINT(clang-analyzer-optin.core.EnumCastOutOfRange)
+}
+
 // Not utf8proc_map: it sorts combining marks by insertion, which a hostile text makes quadratic.
 std::string to_form(UnicodeForm form, std::string_view text) {
   const bool compatible = form == UnicodeForm::kNfkc || form == UnicodeForm::kNfkd;
   const bool compose = form == UnicodeForm::kNfc || form == UnicodeForm::kNfkc;
-  const auto decomposition =
-      static_cast<utf8proc_option_t>(UTF8PROC_DECOMPOSE | (compatible ? UTF8PROC_COMPAT : 0));
+  const auto decomposition = flags(UTF8PROC_DECOMPOSE | (compatible ? UTF8PROC_COMPAT : 0));
   std::vector<utf8proc_int32_t> codes;
   codes.reserve(text.size() + 1);
   std::array<utf8proc_int32_t, 32> parts;  // the longest decomposition, of U+FDFA, has 18
@@ -62,8 +66,7 @@ std::string to_form(UnicodeForm form, std::string_view text) {
   sort_marks(codes);
   auto count = static_cast<utf8proc_ssize_t>(codes.size());
   if (compose) {
-    count = utf8proc_normalize_utf32(codes.data(), count,
-                                     static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_STABLE));
+    count = utf8proc_normalize_utf32(codes.data(), count, flags(UTF8PROC_COMPOSE | UTF8PROC_STABLE));
     DI_CHECK(count >= 0, "utf8proc: {}", utf8proc_errmsg(count));
   }
   std::string out;
