@@ -63,6 +63,7 @@ TEST(Scanners, AgreeWithTheirRegularExpressions) {
       std::vector<TextMatch> matches;
       compiled.find_all(text, matches);
       std::vector<std::string> expected;
+      expected.reserve(matches.size());
       for (const TextMatch& m : matches) expected.push_back(text.substr(m.begin, m.end - m.begin));
       ASSERT_EQ(pieces(pattern, text), expected) << "seed " << kSeed << " round " << round << ": " << text;
     }

@@ -192,6 +192,7 @@ TEST(Bpe, LongAndShortPiecesMergeAlike) {
     std::vector<int32_t> out;
     bpe.encode(text, out, scratch);
     std::vector<std::string> got;
+    got.reserve(out.size());
     for (const int32_t id : out) got.push_back(tokens[static_cast<size_t>(id)]);
     ASSERT_EQ(got, slow(text)) << "seed " << kSeed << " round " << round;
   }
