@@ -1,8 +1,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "cli/exit_code.h"
 #include "cli/config_flags.h"
+#include "cli/exit_code.h"
 
 namespace deepinfer {
 namespace {
