@@ -22,7 +22,8 @@ while read -r name _ path _; do
   [[ $name =~ $glibc ]] && continue
   [ -f "$path" ] || die "$name: not found (ldd says: $path)"
   cp -L "$path" "$out/lib/$name"
-  owner=$(dpkg-query -S "$(realpath "$path")" 2>/dev/null | cut -d: -f1) || true
+  # By the file's name: dpkg may know it in /lib while it is found in /usr/lib.
+  owner=$(dpkg-query -S "*/$(basename "$(realpath "$path")")" 2>/dev/null | head -n 1 | cut -d: -f1) || true
   [ -z "$owner" ] || cp "/usr/share/doc/$owner/copyright" "$out/licences/$owner.txt"
 done < <(ldd "$out/bin/deepinfer" | grep '=> ')
 
