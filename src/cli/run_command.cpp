@@ -1,12 +1,18 @@
 #include "cli/run_command.h"
 
 #include <histedit.h>
+#include <poll.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
+#include <clocale>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
+#include <cwchar>
 #include <filesystem>
 #include <iostream>
 #include <iterator>
@@ -24,12 +30,34 @@ namespace {
 
 namespace json = boost::json;
 
-// Set by Ctrl-C: stops the answer, not the program.
-std::atomic<bool> interrupted{false};  // a signal handler can reach nothing else
-static_assert(std::atomic<bool>::is_always_lock_free);
+// What a signal handler can reach: Ctrl-C stops the answer, not the program, and wakes who waits for a key.
+std::atomic<bool> interrupted{false};
+std::atomic<int> wake_fd{-1};  // an eventfd, while lines are read
+static_assert(std::atomic<bool>::is_always_lock_free && std::atomic<int>::is_always_lock_free);
 
 void on_interrupt(int) {
   interrupted = true;
+  const uint64_t one = 1;
+  if (wake_fd >= 0 && write(wake_fd, &one, sizeof(one)) < 0) return;
+}
+
+// One character for the line editor, or -1 after Ctrl-C. The signal may reach any thread at any moment, so
+// the wait is for the descriptor that its handler writes to, not for the signal.
+int read_character(EditLine*, wchar_t* out) {
+  std::mbstate_t state{};
+  for (;;) {
+    pollfd inputs[] = {{STDIN_FILENO, POLLIN, 0}, {wake_fd, POLLIN, 0}};
+    if (poll(inputs, 2, -1) < 0) continue;  // a signal
+    uint64_t count;
+    if (inputs[1].revents != 0 && read(wake_fd, &count, sizeof(count)) > 0) return -1;
+    char byte;
+    const ssize_t n = read(STDIN_FILENO, &byte, 1);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return static_cast<int>(n);
+    const size_t length = std::mbrtowc(out, &byte, 1, &state);
+    if (length <= 1) return 1;
+    if (length == static_cast<size_t>(-1)) state = {};  // not UTF-8: dropped
+  }
 }
 
 struct News {
@@ -145,11 +173,13 @@ Result<void> Chat::ask(const std::string& text) {
 class Lines {
  public:
   Lines() : edit_(el_init("deepinfer", stdin, stdout, stderr)), history_(history_init()) {
+    wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     HistEvent event;
     history(history_, &event, H_SETSIZE, 1000);
     el_set(edit_, EL_PROMPT, +[](EditLine*) { return const_cast<char*>(">>> "); });
     el_set(edit_, EL_EDITOR, "emacs");
     el_set(edit_, EL_SIGNAL, 0);
+    el_set(edit_, EL_GETCFN, read_character);
     el_set(edit_, EL_HIST, history, history_);
     std::error_code ignored;  // no history is no reason not to chat
     std::filesystem::create_directories(cache_dir(), ignored);
@@ -157,6 +187,7 @@ class Lines {
     history(history_, &event, H_LOAD, file_.c_str());
   }
   ~Lines() {
+    close(wake_fd.exchange(-1));
     HistEvent event;
     history(history_, &event, H_SAVE, file_.c_str());
     history_end(history_);
@@ -166,6 +197,8 @@ class Lines {
 
   // Nothing at the end of input (Ctrl-D). Ctrl-C gives up the line.
   std::optional<std::string> next() {
+    uint64_t old;  // of a Ctrl-C that stopped the last answer
+    while (read(wake_fd, &old, sizeof(old)) > 0) interrupted = false;
     int count = 0;
     const char* line = el_gets(edit_, &count);
     if (line == nullptr || count <= 0) {
@@ -191,7 +224,7 @@ int interactive(Chat& chat, const Llm& llm) {
   std::printf("%s. /reset starts anew, /exit or Ctrl-D ends, Ctrl-C stops an answer.\n",
               llm.names[0].c_str());
   struct sigaction action{};
-  action.sa_handler = on_interrupt;  // without SA_RESTART, so that a read ends too
+  action.sa_handler = on_interrupt;
   sigaction(SIGINT, &action, nullptr);
   Lines lines;
   while (const std::optional<std::string> line = lines.next()) {
@@ -209,6 +242,7 @@ int interactive(Chat& chat, const Llm& llm) {
 }  // namespace
 
 int run_command(const Config& config, const RunOptions& options) {
+  if (std::setlocale(LC_CTYPE, "") == nullptr || MB_CUR_MAX == 1) std::setlocale(LC_CTYPE, "C.UTF-8");
   Result<std::unique_ptr<Llm>> llm = Llm::load(config);
   if (!llm) return report(llm.error());
   Chat chat(**llm, config, options);

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Golden data of the default model, by transformers in F32: greedy answers of its bf16 twin, and the quality reference.
 
-    tools/golden/smollm2.py MODEL.gguf [--check]       (needs torch, transformers, gguf)
+    tools/golden/smollm2.py MODEL.gguf [--check]       (needs torch, transformers, tokenizers, gguf)
 
 tests/golden/smollm2/greedy.json    {"cases": [{"prompt": [ids], "output": [64 ids], "gap": smallest top-1/top-2 gap}]}
-tests/golden/smollm2/quality.json   the dequantized F32 model on 44 chunks of 512 tokens of a fixed text (licenses that
+tests/golden/smollm2/quality.json   the dequantized F32 model on chunks of 512 tokens of a fixed text (licenses that
     Debian ships in /usr/share/common-licenses): tokens' SHA-256, perplexity over the second halves, as llama.cpp counts.
 tests/golden/smollm2/quality.bin    for every 16th position of those: the reference's 32 most likely tokens and their
     log-probabilities: i32 chunk, i32 position, i32 ids[32], f32 logprobs[32].
@@ -12,11 +12,14 @@ tests/golden/smollm2/quality.bin    for every 16th position of those: the refere
 import hashlib
 import json
 import struct
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
 
 OUT = Path(__file__).resolve().parents[2] / "tests/golden/smollm2"
 TEXTS = ["GPL-3", "GFDL-1.3", "Apache-2.0", "GPL-2", "MPL-2.0"]
@@ -33,13 +36,14 @@ PROMPTS = [
 
 @torch.no_grad()
 def greedy(model, ids):
-    output, gap = list(ids), float("inf")
+    output, gap, step, cache = [], float("inf"), torch.tensor([ids]), None
     for _ in range(STEPS):
-        logits = model(torch.tensor([output])).logits[0, -1]
-        two = logits.topk(2)
+        answer = model(step, past_key_values=cache, use_cache=True)
+        cache, two = answer.past_key_values, answer.logits[0, -1].topk(2)
         gap = min(gap, float(two.values[0] - two.values[1]))
         output.append(int(two.indices[0]))
-    return output[len(ids):], gap
+        step = two.indices[None, :1]
+    return output, gap
 
 
 @torch.no_grad()
@@ -58,22 +62,29 @@ def quality(model, ids):
     return float(torch.tensor(nll / count).exp()), count, b"".join(rows)
 
 
-def make(gguf):
-    folder, file = str(Path(gguf).parent), Path(gguf).name
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32).eval()
-    text = "".join(Path("/usr/share/common-licenses", t).read_text() for t in TEXTS)
-    ids = tokenizer(text, add_special_tokens=False).input_ids
-    ids = ids[:len(ids) // CHUNK * CHUNK]
-    perplexity, count, rows = quality(model, ids)
-    meta = {"texts": TEXTS, "chunk": CHUNK, "tokens": len(ids), "positions": count, "top": TOP, "perplexity": perplexity,
-            "tokens_sha256": hashlib.sha256(struct.pack(f"<{len(ids)}i", *ids)).hexdigest()}
-    twin = model.to(torch.bfloat16).to(torch.float32)
+def load(folder, **kwargs):
+    # Read back from files: a model that is converted in memory also rounds its RoPE frequencies.
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **kwargs).eval()
+
+
+def make(gguf, twin):
+    subprocess.run([sys.executable, OUT.parents[2] / "tools/make_twin.py", gguf, twin], check=True)
+    # transformers converts a GGUF's tokenizer without SmolLM's splitting of digits; the twin's has it.
+    tokenizer = Tokenizer.from_file(f"{twin}/tokenizer.json")
+
+    def encode(text):
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
+    model = load(twin)
     cases = []
     for prompt in PROMPTS:
-        prompt_ids = tokenizer(prompt, add_special_tokens=False).input_ids
-        output, gap = greedy(twin, prompt_ids)
-        cases.append({"text": prompt, "prompt": prompt_ids, "output": output, "gap": round(gap, 6)})
+        output, gap = greedy(model, encode(prompt))
+        cases.append({"text": prompt, "prompt": encode(prompt), "output": output, "gap": round(gap, 6)})
+    ids = encode("".join(Path("/usr/share/common-licenses", t).read_text() for t in TEXTS))
+    ids = ids[:len(ids) // CHUNK * CHUNK]
+    perplexity, count, rows = quality(load(str(Path(gguf).parent), gguf_file=Path(gguf).name), ids)
+    meta = {"texts": TEXTS, "chunk": CHUNK, "tokens": len(ids), "positions": count, "top": TOP, "perplexity": perplexity,
+            "tokens_sha256": hashlib.sha256(struct.pack(f"<{len(ids)}i", *ids)).hexdigest()}
     return {"greedy.json": (json.dumps({"cases": cases}, indent=1) + "\n").encode(),
             "quality.json": (json.dumps(meta, indent=1) + "\n").encode(), "quality.bin": rows}
 
@@ -82,7 +93,8 @@ def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
     check = "--check" in sys.argv
-    files = make(sys.argv[1])
+    with tempfile.TemporaryDirectory() as twin:
+        files = make(sys.argv[1], twin)
     OUT.mkdir(parents=True, exist_ok=True)
     same = True
     for name, data in files.items():
