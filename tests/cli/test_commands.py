@@ -7,6 +7,7 @@ import select
 import shutil
 import struct
 import subprocess
+import termios
 import time
 
 import pytest
@@ -153,6 +154,14 @@ class Terminal:
         self.text = self.text[found.end():]
         return found
 
+    def wait_for_prompt(self, timeout=60):
+        """libedit prints the prompt first and sets the terminal after: a key that comes between is lost."""
+        self.wait_for(">>> ", timeout)
+        end = time.monotonic() + timeout
+        while termios.tcgetattr(self.fd)[3] & termios.ICANON:
+            assert time.monotonic() < end, "the terminal was not set for editing"
+            time.sleep(0.01)
+
     def type(self, text):
         os.write(self.fd, text.encode())
 
@@ -169,18 +178,18 @@ def test_chat_at_the_terminal(deepinfer, default_model, tmp_path):
     env = {**os.environ, "DEEPINFER_CACHE_DIR": str(tmp_path), "TERM": "xterm"}
     command = [str(deepinfer), "run", "--model", str(default_model), "--temperature", "0"]
     t = Terminal(command, env)
-    t.wait_for(">>> ")
+    t.wait_for_prompt()
     t.type("What is 2+2?\n")
     t.wait_for("is 4")
-    t.wait_for(">>> ")
+    t.wait_for_prompt()
     t.type("Write a long story about a dog.\n")
     t.wait_for("dog.*dog")
     t.type("\x03")  # stops the answer, not the program
-    t.wait_for(">>> ", timeout=5)
+    t.wait_for_prompt(timeout=5)
     t.type("/reset\n")
-    t.wait_for(">>> ")
+    t.wait_for_prompt()
     t.type("\x03")  # gives up an empty line
-    t.wait_for(">>> ")
+    t.wait_for_prompt()
     t.type("/exit\n")
     assert t.exit_code() == 0
     assert "2+2" in (tmp_path / "history").read_text().replace("\\040", " ")
@@ -189,7 +198,7 @@ def test_chat_at_the_terminal(deepinfer, default_model, tmp_path):
 def test_ctrl_d_ends_the_chat(deepinfer, default_model, tmp_path):
     t = Terminal([str(deepinfer), "run", "--model", str(default_model)],
                  {**os.environ, "DEEPINFER_CACHE_DIR": str(tmp_path), "TERM": "xterm"})
-    t.wait_for(">>> ")
+    t.wait_for_prompt()
     t.type("\x04")
     assert t.exit_code() == 0
 
