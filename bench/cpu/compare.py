@@ -20,7 +20,7 @@ import time
 import urllib.request
 
 PROMPT_TOKENS, OUTPUT_TOKENS = 100, 128
-LOWER_IS_BETTER = ("ttft", "ready", "rss")
+LOWER_IS_BETTER = ("ttft", "ready", "rss", "idle")
 
 
 def say(text):
@@ -112,6 +112,16 @@ class Server:
         with open(f"/proc/{self.process.pid}/status") as f:
             return int(re.search(r"VmRSS:\s+(\d+)", f.read())[1]) / 1024
 
+    def idle_cpu(self, seconds=5):
+        """Of one core, without requests."""
+        def ticks():
+            with open(f"/proc/{self.process.pid}/stat") as f:
+                return sum(map(int, f.read().rsplit(")", 1)[1].split()[11:13]))
+
+        start = ticks()
+        time.sleep(seconds)
+        return 100 * (ticks() - start) / os.sysconf("SC_CLK_TCK") / seconds
+
     def __enter__(self):
         return self
 
@@ -167,9 +177,10 @@ class Table:
         say(f"\n{'':28}" + "".join(f"{n:>14}" for n in self.names) + f"{'ratio':>9}")
         for test, by_name in self.values.items():
             ours, theirs = (statistics.median(by_name[n]) for n in self.names)
-            ratio = theirs / ours if test.startswith(LOWER_IS_BETTER) else ours / theirs
-            say(f"{test:28}{ours:14.2f}{theirs:14.2f}{ratio:8.2f}x")
-            rows[test] = {self.names[0]: ours, self.names[1]: theirs, "ratio": round(ratio, 3), "runs": by_name}
+            better, worse = (theirs, ours) if test.startswith(LOWER_IS_BETTER) else (ours, theirs)
+            ratio = better / worse if worse else None
+            say(f"{test:28}{ours:14.2f}{theirs:14.2f}" + (f"{ratio:8.2f}x" if ratio else f"{'-':>9}"))
+            rows[test] = {self.names[0]: ours, self.names[1]: theirs, "ratio": ratio and round(ratio, 3), "runs": by_name}
         return rows
 
 
@@ -180,15 +191,15 @@ def alternate(peers, rounds, what):
         say(f"{what}: round {r + 1}/{rounds}")
 
 
-def offline(peers, table, rounds):
-    for peer in alternate(peers, rounds, "offline"):
+def offline(peers, table, args):
+    for peer in alternate(peers, args.rounds, "offline"):
         for test, speed in peer.offline().items():
             table.add(f"{test} tok/s", peer.name, speed)
 
 
-def server(peers, table, rounds):
-    for streams in (1, 8, 32):
-        for peer in alternate(peers, rounds, f"server, {streams} streams"):
+def server(peers, table, args):
+    for streams in args.streams:
+        for peer in alternate(peers, args.rounds, f"server, {streams} streams"):
             with Server(peer, streams) as s:
                 asyncio.run(load(s.port, 1, 1))
                 speed, ttft = asyncio.run(load(s.port, streams, max(4, 2 * streams)))
@@ -196,14 +207,15 @@ def server(peers, table, rounds):
             table.add(f"ttft_p50_{streams} s", peer.name, statistics.median(ttft))
 
 
-def memory(peers, table, rounds):
-    for peer in alternate(peers, rounds, "memory"):
+def memory(peers, table, args):
+    for peer in alternate(peers, args.rounds, "memory"):
         with Server(peer, 1) as s:
             table.add("ready s", peer.name, s.ready)
             asyncio.run(load(s.port, 1, 1))
             table.add("rss_ctx_2048 MB", peer.name, s.rss())
             asyncio.run(one_request(s.port, "a b c d e f g h " * 120, 1000))
             table.add("rss_ctx_2048_filled MB", peer.name, s.rss())
+            table.add("idle_cpu %", peer.name, s.idle_cpu())
     for peer in peers:
         with Server(peer, 32) as s:
             asyncio.run(load(s.port, 32, 32))
@@ -217,13 +229,14 @@ def main():
     p.add_argument("--deepinfer", default="build/release/src/cli/deepinfer")
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
     p.add_argument("--only", default="offline,server,memory")
     args = p.parse_args()
     peers = [DeepInfer(args), LlamaCpp(args)]
     table = Table([q.name for q in peers])
     parts = {"offline": offline, "server": server, "memory": memory}
     for part in args.only.split(","):
-        parts[part](peers, table, args.rounds)
+        parts[part](peers, table, args)
     print(json.dumps(table.print(), indent=1))
 
 
