@@ -43,7 +43,7 @@ model=${DEEPINFER_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/deepinfer}/models/S
 mapfile -t missing < <(missing_packages build)
 needs=()
 [ ${#missing[@]} = 0 ] || needs+=("${#missing[@]} Debian packages: up to 1.2 GB of disk, about 1 minute")
-[ -f "$root/build/release/build.ninja" ] || needs+=("the build: 50 MB, about 3 minutes on 2 cores")
+[ -f "$root/build/release/build.ninja" ] || needs+=("the build: 50 MB, 3 to 4 minutes on 2 cores")
 [ -f "$model" ] || needs+=("the default model: 98 MB to download, the same on disk")
 if [ ${#needs[@]} -gt 0 ]; then
   echo 'DeepInfer needs, once:'

@@ -83,8 +83,12 @@ Ask someone who may: apt-get install --no-install-recommends ${missing[*]}"
     sudo -v || die "sudo refused. Install these as root: apt-get install --no-install-recommends ${missing[*]}"
   fi
   run_logged 'apt-get update' "${sudo[@]}" apt-get update -q -o DPkg::Lock::Timeout=300 || return
-  run_logged 'apt-get install' "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y \
-    --no-install-recommends -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 -o APT::Status-Fd=1 "${missing[@]}"
+  # apt makes its status pipe non-blocking, which would break the scripts of packages that print to the same one:
+  # the status alone goes to our pipe, all else to the log. The inner shell does that behind sudo, which closes 9.
+  # shellcheck disable=SC2016
+  run_logged 'apt-get install' "${sudo[@]}" sh -c 'log=$1; shift; exec "$@" 9>&1 >>"$log" 2>&1' sh "$log" \
+    env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
+    -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 -o APT::Status-Fd=9 "${missing[@]}"
 }
 
 # build_preset PRESET TARGETS [cmake arguments...]: configures when needed, builds the targets ("all": everything).
