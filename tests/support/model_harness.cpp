@@ -18,7 +18,11 @@ Result<std::unique_ptr<ModelHarness>> ModelHarness::open(const std::filesystem::
   DI_ASSIGN(h->checkpoint_, open_weights(path));
   h->pool_ = std::make_unique<ThreadPool>(o.threads);
   h->context_.pool = h->pool_.get();
-  DI_ASSIGN(h->model_, make_model(h->checkpoint_.config, h->checkpoint_.weights, h->context_));
+  const ModelConfig& config = h->checkpoint_.config;
+  const ModelArch* arch = find_arch(config.arch);
+  DI_CHECK(arch != nullptr, "unknown architecture {}", config.arch);
+  const LayerRange layers = o.layers.last > 0 ? o.layers : LayerRange{0, config.layers};
+  DI_ASSIGN(h->model_, arch->make(config, h->checkpoint_.weights, h->context_, layers));
   DI_ASSIGN(Buffer scratch,
             Buffer::allocate(h->model_->scratch_bytes(h->context_, o.max_tokens, o.max_tokens)));
   h->scratch_ = Arena(std::move(scratch));
@@ -30,7 +34,7 @@ Result<std::unique_ptr<ModelHarness>> ModelHarness::open(const std::filesystem::
   return h;
 }
 
-void ModelHarness::step(std::span<const int32_t> tokens, int first, float* logits) {
+void ModelHarness::step(std::span<const int32_t> tokens, int first, const StageIO& io) {
   const auto n = static_cast<int32_t>(tokens.size());
   const int32_t slot = 0, starts[] = {0, n}, context_len = first;
   std::vector<int32_t> position(n), every(n), blocks(kv_->num_blocks());
@@ -50,17 +54,19 @@ void ModelHarness::step(std::span<const int32_t> tokens, int first, float* logit
                         .block_table = tables,
                         .logit_token = every};
   scratch_.reset();
-  model_->forward(context_, batch, *kv_, slots,
-                  {.logits = make_tensor(logits, DType::kF32, {n, vocab_size()})});
+  model_->forward(context_, batch, *kv_, slots, io);
 }
 
 std::vector<float> ModelHarness::logits(std::span<const int32_t> tokens, int chunk) {
   const auto n = static_cast<int>(tokens.size());
   if (chunk <= 0) chunk = n;
   std::vector<float> out(tokens.size() * vocab_size());
-  for (int first = 0; first < n; first += chunk)
-    step(tokens.subspan(first, std::min(chunk, n - first)), first,
-         out.data() + int64_t{first} * vocab_size());
+  for (int first = 0; first < n; first += chunk) {
+    const int count = std::min(chunk, n - first);
+    float* rows = out.data() + int64_t{first} * vocab_size();
+    step(tokens.subspan(first, count), first,
+         {.logits = make_tensor(rows, DType::kF32, {count, vocab_size()})});
+  }
   return out;
 }
 
