@@ -8,6 +8,7 @@
 namespace deepinfer::cpu {
 
 Result<LinearWeight> pack_linear(Context& context, const LinearSource& source);
+Result<Buffer> upload(Context& context, std::span<const float> values);
 void embed(Context& context, const EmbedParams& p);
 void rope(Context& context, const RopeParams& p);
 void qkv(Context& context, const QkvParams& p);

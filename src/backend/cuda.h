@@ -16,6 +16,7 @@ class CudaUnavailable : public std::runtime_error {
 };
 
 Result<LinearWeight> pack_linear(Context& context, const LinearSource& source);
+Result<Buffer> upload(Context& context, std::span<const float> values);
 void embed(Context& context, const EmbedParams& p);
 void rope(Context& context, const RopeParams& p);
 void qkv(Context& context, const QkvParams& p);

@@ -12,24 +12,24 @@
 namespace deepinfer {
 namespace {
 
-constexpr size_t kAlign = 64;
+constexpr size_t kAlign = 64;  // of pieces of a slab: a cache line
 constexpr size_t kHugePage = size_t{2} << 20;
 
 }  // namespace
 
 Buffer::~Buffer() {
-  if (data_ != nullptr && map_ == nullptr) munmap(data_, size_);
+  if (data_ != nullptr && owner_ == nullptr) munmap(data_, size_);
 }
 
 Buffer::Buffer(Buffer&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)),
       size_(std::exchange(other.size_, 0)),
-      map_(std::move(other.map_)) {}
+      owner_(std::move(other.owner_)) {}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
-  std::swap(map_, other.map_);
+  std::swap(owner_, other.owner_);
   return *this;
 }
 
@@ -46,6 +46,15 @@ Result<Buffer> Buffer::allocate(size_t bytes) {
   return b;
 }
 
+Buffer Buffer::adopt(std::byte* data, size_t bytes, std::shared_ptr<const void> owner) {
+  DI_CHECK(owner != nullptr || data == nullptr, "a buffer of {} adopted bytes without an owner", bytes);
+  Buffer b;
+  b.data_ = data;
+  b.size_ = bytes;
+  b.owner_ = std::move(owner);
+  return b;
+}
+
 Result<Buffer> BufferSlab::allocate(size_t bytes) {
   constexpr size_t kMapBytes = size_t{64} << 20;  // of addresses: only touched pages count
   Buffer b;
@@ -59,13 +68,13 @@ Result<Buffer> BufferSlab::allocate(size_t bytes) {
   }
   b.data_ = map_->data() + used_;
   b.size_ = bytes;
-  b.map_ = map_;
+  b.owner_ = map_;
   used_ += size;
   return b;
 }
 
 void* Arena::allocate(size_t bytes) {
-  const size_t start = (used_ + kAlign - 1) / kAlign * kAlign;
+  const size_t start = (used_ + align_ - 1) / align_ * align_;
   DI_CHECK(start + bytes <= buffer_.size(), "arena: {} bytes asked for, {} of {} left", bytes,
            buffer_.size() - std::min(start, buffer_.size()), buffer_.size());
   used_ = start + bytes;

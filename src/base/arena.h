@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 
 #include "deepinfer/result.h"
 
@@ -20,6 +21,9 @@ class Buffer {
   // kMemory when the system refuses.
   static Result<Buffer> allocate(size_t bytes);
 
+  // Memory of another kind (a device's), which `owner` gives back when the last buffer of it is gone.
+  static Buffer adopt(std::byte* data, size_t bytes, std::shared_ptr<const void> owner);
+
   std::byte* data() const { return data_; }
   size_t size() const { return size_; }
 
@@ -27,7 +31,7 @@ class Buffer {
   friend class BufferSlab;
   std::byte* data_ = nullptr;
   size_t size_ = 0;
-  std::shared_ptr<const Buffer> map_;  // whose memory this is, if it is a piece of another
+  std::shared_ptr<const void> owner_;  // whose memory this is, if not a map of its own
 };
 
 // Many buffers cut out of few large maps, so that small ones stand in huge pages too. A buffer keeps its map
@@ -46,10 +50,11 @@ class BufferSlab {
 class Arena {
  public:
   Arena() = default;
-  explicit Arena(Buffer buffer) : buffer_(std::move(buffer)) {}
+  // `align`: of every piece, in bytes (a cache line; 256 on a GPU, what its matrix library assumes).
+  explicit Arena(Buffer buffer, size_t align = 64) : buffer_(std::move(buffer)), align_(align) {}
 
-  // 64-byte aligned. Throws InternalError when the arena is full: its size was computed from the largest
-  // step.
+  // Aligned as the arena is. Throws InternalError when the arena is full: its size was computed from the
+  // largest step.
   void* allocate(size_t bytes);
   template <class T>
   T* allocate_n(size_t n) {
@@ -62,6 +67,7 @@ class Arena {
 
  private:
   Buffer buffer_;
+  size_t align_ = 64;
   size_t used_ = 0;
 };
 

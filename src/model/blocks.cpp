@@ -25,30 +25,39 @@ float llama3_scaled(float inv_freq, const RopeScaling& s) {
 }  // namespace
 
 Tensor Vector::tensor() const {
-  if (values.empty()) return {};
-  return make_tensor(const_cast<float*>(values.data()), DType::kF32, {static_cast<int64_t>(values.size())});
+  if (data.size() == 0) return {};
+  return make_tensor(data.data(), DType::kF32, {static_cast<int64_t>(data.size() / sizeof(float))}, device);
 }
 
-Result<Vector> Loader::vector(const std::string& name, int64_t n) const {
+Result<Vector> Loader::upload(std::span<const float> values) const {
+  DI_ASSIGN(Buffer data, ops::upload(context_, values));
+  return Vector{std::move(data), context_.device};
+}
+
+Result<std::vector<float>> Loader::values(const std::string& name, int64_t n) const {
   DI_ASSIGN(const RawTensor* t, weights_.get(name, {n}));
   const QuantFormat* format = float_format(*t);
   if (format == nullptr)
     return make_error(ErrorCode::kModel, "{}: got {}, expected F32, F16 or BF16 for a vector", t->origin,
                       info(t->dtype).name);
-  Vector v;
-  v.values.resize(n);
-  format->dequantize(t->data, n, v.values.data());
+  std::vector<float> v(n);
+  format->dequantize(t->data, n, v.data());
   return v;
 }
 
+Result<Vector> Loader::vector(const std::string& name, int64_t n) const {
+  DI_ASSIGN(const std::vector<float> v, values(name, n));
+  return upload(v);
+}
+
 Result<Vector> Loader::biases(bool wanted, const std::vector<std::pair<std::string, int64_t>>& parts) const {
-  Vector all;
-  if (!wanted) return all;
+  if (!wanted) return Vector{};
+  std::vector<float> all;
   for (const auto& [name, n] : parts) {
-    DI_ASSIGN(const Vector part, vector(name, n));
-    all.values.insert(all.values.end(), part.values.begin(), part.values.end());
+    DI_ASSIGN(const std::vector<float> part, values(name, n));
+    all.insert(all.end(), part.begin(), part.end());
   }
-  return all;
+  return upload(all);
 }
 
 Result<LinearWeight> Loader::linear(const std::vector<std::pair<std::string, int64_t>>& parts, int64_t cols,
@@ -74,13 +83,12 @@ Result<LinearWeight> Loader::linear(const std::vector<std::pair<std::string, int
 
 Result<Vector> Loader::rope_inv_freq(const ModelConfig& config) const {
   const int half = config.head_dim / 2;
-  Vector v;
-  v.values.resize(half);
+  std::vector<float> v(half);
   for (int i = 0; i < half; ++i) {
     const float exponent = static_cast<float>(2 * i) / static_cast<float>(config.head_dim);
-    v.values[i] = 1.0f / std::pow(config.rope_theta, exponent);
+    v[i] = 1.0f / std::pow(config.rope_theta, exponent);
   }
-  for (float& f : v.values) {
+  for (float& f : v) {
     if (config.rope_scaling.kind == RopeScaling::Kind::kLinear) f /= config.rope_scaling.factor;
     if (config.rope_scaling.kind == RopeScaling::Kind::kLlama3) f = llama3_scaled(f, config.rope_scaling);
   }
@@ -92,9 +100,9 @@ Result<Vector> Loader::rope_inv_freq(const ModelConfig& config) const {
                         half);
     std::vector<float> factors(half);
     format->dequantize(t->data, half, factors.data());
-    for (int i = 0; i < half; ++i) v.values[i] /= factors[i];
+    for (int i = 0; i < half; ++i) v[i] /= factors[i];
   }
-  return v;
+  return upload(v);
 }
 
 }  // namespace deepinfer

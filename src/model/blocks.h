@@ -1,6 +1,7 @@
 // What the files in arch/ share: loading tensors by name and shape, and the angles of RoPE.
 #pragma once
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -11,9 +12,10 @@
 
 namespace deepinfer {
 
-// A small F32 tensor of a model (norm, bias), owned. Empty: the model has none.
+// A small F32 tensor of a model (norm, bias) on its device, owned. Empty: the model has none.
 struct Vector {
-  std::vector<float> values;
+  Buffer data;
+  Device device;
   Tensor tensor() const;  // [n], or none
 };
 
@@ -33,6 +35,9 @@ class Loader {
   Result<Vector> rope_inv_freq(const ModelConfig& config) const;
 
  private:
+  Result<std::vector<float>> values(const std::string& name, int64_t n) const;
+  Result<Vector> upload(std::span<const float> values) const;
+
   const Weights& weights_;
   Context& context_;
 };

@@ -53,6 +53,10 @@ Result<LinearWeight> pack_linear(Context& context, const LinearSource& source) {
   return on_cpu(context) ? cpu::pack_linear(context, source) : cuda::pack_linear(context, source);
 }
 
+Result<Buffer> upload(Context& context, std::span<const float> values) {
+  return on_cpu(context) ? cpu::upload(context, values) : cuda::upload(context, values);
+}
+
 void embed(Context& context, const EmbedParams& p) {
   check_batch(p.batch, "embed");
   DI_CHECK(p.table != nullptr && *p.table, "embed.table: there is none");
@@ -86,7 +90,7 @@ void qkv(Context& context, const QkvParams& p) {
     DI_CHECK(p.rope.shape[1] <= dim && p.rope.shape[1] % 2 == 0, "qkv.rope: {} angles for heads of {}",
              p.rope.shape[1], dim);
   }
-  check_tensor(p.q, "qkv.q", DType::kF32, {tokens, p.heads * dim});
+  check_tensor(p.q, "qkv.q", context.activation, {tokens, p.heads * dim});
   on_cpu(context) ? cpu::qkv(context, p) : cuda::qkv(context, p);
 }
 
@@ -94,15 +98,15 @@ void attention(Context& context, const AttentionParams& p) {
   check_batch(p.batch, "attention");
   check_kv(*p.batch, p.kv, p.heads, "attention");
   const KvGroupSpec& s = p.kv.spec;
-  check_tensor(p.q, "attention.q", DType::kF32,
+  check_tensor(p.q, "attention.q", context.activation,
                {p.batch->num_tokens, static_cast<int64_t>(p.heads) * s.head_dim_k});
-  check_tensor(p.out, "attention.out", DType::kF32,
+  check_tensor(p.out, "attention.out", context.activation,
                {p.batch->num_tokens, static_cast<int64_t>(p.heads) * s.head_dim_v});
   on_cpu(context) ? cpu::attention(context, p) : cuda::attention(context, p);
 }
 
 void project(Context& context, const ProjectParams& p) {
-  check_tensor(p.x, "project.x", DType::kF32, {-1, -1});
+  check_tensor(p.x, "project.x", context.activation, {-1, -1});
   check_tensor(p.residual, "project.residual", DType::kF32, {p.x.shape[0], -1});
   check_weight(p.weight, "project.weight", p.residual.shape[1], p.x.shape[1]);
   DI_CHECK(p.weight->order == RowOrder::kConcatenated, "project.weight: its rows are paired");
@@ -112,7 +116,7 @@ void project(Context& context, const ProjectParams& p) {
 
 void gate_up(Context& context, const GateUpParams& p) {
   check_tensor(p.hidden, "gate_up.hidden", DType::kF32, {-1, -1});
-  check_tensor(p.out, "gate_up.out", DType::kF32, {p.hidden.shape[0], -1});
+  check_tensor(p.out, "gate_up.out", context.activation, {p.hidden.shape[0], -1});
   check_weight(p.weight, "gate_up.weight", 2 * p.out.shape[1], p.hidden.shape[1]);
   DI_CHECK(p.weight->order == RowOrder::kPaired, "gate_up.weight: its rows are not paired");
   check_tensor(p.norm.weight, "gate_up.norm", DType::kF32, {p.hidden.shape[1]});

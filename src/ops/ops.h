@@ -12,6 +12,9 @@ namespace deepinfer::ops {
 // not enough, kUnsupported when the device has no kernel for the dtype or shape.
 Result<LinearWeight> pack_linear(Context& context, const LinearSource& source);
 
+// Small F32 values (norms, biases, angles) to where the device reads them. kMemory when there is not enough.
+Result<Buffer> upload(Context& context, std::span<const float> values);
+
 void embed(Context& context, const EmbedParams& p);
 void rope(Context& context, const RopeParams& p);
 void qkv(Context& context, const QkvParams& p);

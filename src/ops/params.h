@@ -2,7 +2,8 @@
 // layer, because that is what five kernels (GPU) or five barriers (CPU) a layer need. A backend may split a
 // phase; models never see that.
 //
-// T tokens, B rows, S rows whose logits are wanted, V vocabulary, H hidden. Activations are F32 on the CPU.
+// T tokens, B rows, S rows whose logits are wanted, V vocabulary, H hidden. A: Context::activation; what has
+// no dtype here is F32.
 #pragma once
 
 #include <cstdint>
@@ -54,23 +55,23 @@ struct QkvParams {
   bool rope_interleaved = false;  // pairs (2i, 2i+1) instead of (i, i + rotary_dim/2)
   KvLayer kv;
   int heads = 0;  // query heads of this rank; kv heads are the cache's
-  Tensor q;       // out: [T, heads * dim]
+  Tensor q;       // out: [T, heads * dim] A
 };
 
 // Causal attention of every token over its row's cache (its own position included).
 struct AttentionParams {
   const StepBatch* batch = nullptr;
-  Tensor q;  // [T, heads * head_dim_k]
+  Tensor q;  // [T, heads * head_dim_k] A
   KvLayer kv;
   int heads = 0;
   float scale = 0;     // of the scores
   float soft_cap = 0;  // 0: none
-  Tensor out;          // [T, heads * head_dim_v]
+  Tensor out;          // [T, heads * head_dim_v] A
 };
 
 // residual += W x + b (summed over ranks)
 struct ProjectParams {
-  Tensor x;                              // [T, K]
+  Tensor x;                              // [T, K] A
   const LinearWeight* weight = nullptr;  // [H, K]
   Tensor bias;                           // [H] F32, or none
   Tensor residual;                       // [T, H] in and out
@@ -85,7 +86,7 @@ struct GateUpParams {
   const LinearWeight* weight = nullptr;  // parts gate, up; paired
   Tensor bias;                           // [2 * F] F32 (gate, then up), or none
   Activation activation = Activation::kSilu;
-  Tensor out;  // [T, F]
+  Tensor out;  // [T, F] A
 };
 
 // Logits of the tokens in batch.logit_token only.

@@ -10,14 +10,20 @@
 namespace deepinfer {
 
 class Communicator;  // src/comm, when there is more than one rank
+namespace cuda {
+class Gpu;  // backend/cuda_gpu.h
+}
 
 struct Context {
   Device device;
   ThreadPool* pool = nullptr;           // CPU: the threads of this rank
-  Arena* scratch = nullptr;             // memory of one step; reset by the runner before each
+  cuda::Gpu* gpu = nullptr;             // CUDA: the card's memory, stream and libraries
+  Arena* scratch = nullptr;             // the device's memory for one step; reset by the runner before each
   Communicator* comm = nullptr;         // null: one rank
-  void* stream = nullptr;               // CUDA: cudaStream_t
   std::shared_ptr<BufferSlab> weights;  // CPU: where packed weights stand; made by the first of them
+  // Of what passes from operation to operation inside a layer (q, attention's result, gate_up's result): F32
+  // on the CPU, BF16 or F16 on CUDA. The residual stream is F32 on both.
+  DType activation = DType::kF32;
 };
 
 }  // namespace deepinfer

@@ -6,7 +6,7 @@
 
 namespace deepinfer {
 
-enum class DType : uint8_t { kF32, kF16, kBF16, kI32, kI8, kU8, kQ4_0, kQ4_1, kQ8_0 };
+enum class DType : uint8_t { kF32, kF16, kBF16, kI32, kI8, kU8, kQ4_0, kQ4_1, kQ8_0, kF8E4M3 };
 
 struct DTypeInfo {
   std::string_view name;

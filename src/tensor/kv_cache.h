@@ -31,6 +31,7 @@ struct KvLayer {
   int group = 0;              // index into StepBatch::block_table
   int block_size = 16;
   KvGroupSpec spec;
+  float k_scale = 1, v_scale = 1;  // F8_E4M3: what a stored value is multiplied with
 
   size_t k_bytes() const;  // of one block of this layer
   size_t v_bytes() const;

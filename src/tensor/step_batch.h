@@ -17,6 +17,10 @@ struct BlockTable {              // of one KV group
   int32_t stride = 0;
 };
 
+namespace cuda {
+struct DeviceBatch;  // backend/cuda/device_batch.h
+}
+
 struct StepBatch {
   int32_t num_rows = 0;               // B
   int32_t num_tokens = 0;             // T
@@ -29,6 +33,10 @@ struct StepBatch {
   std::span<const BlockTable> block_table;  // [KV groups]
   std::span<const int32_t>
       logit_token;  // [S] tokens (indices into [0, T)) whose logits are wanted, ascending
+  // CUDA: the same on the device. What is captured into a graph runs again for other contents, so only sizes
+  // above may decide what is launched. Rows that pad a graph have position -1: they write nothing to the
+  // cache.
+  const cuda::DeviceBatch* device = nullptr;
 };
 
 }  // namespace deepinfer

@@ -140,4 +140,11 @@ Result<LinearWeight> pack_linear(Context& context, const LinearSource& source) {
   return w;
 }
 
+Result<Buffer> upload(Context& context, std::span<const float> values) {
+  if (context.weights == nullptr) context.weights = std::make_shared<BufferSlab>();
+  DI_ASSIGN(Buffer b, context.weights->allocate(values.size_bytes()));
+  if (!values.empty()) std::memcpy(b.data(), values.data(), values.size_bytes());
+  return b;
+}
+
 }  // namespace deepinfer::cpu

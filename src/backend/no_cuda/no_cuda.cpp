@@ -16,6 +16,9 @@ Result<LinearWeight> pack_linear(Context&, const LinearSource&) {
                     "device: got cuda, but this build has no CUDA: use device cpu, or a build with CUDA");
 }
 
+Result<Buffer> upload(Context&, std::span<const float>) {
+  unavailable("upload");
+}
 void embed(Context&, const EmbedParams&) {
   unavailable("embed");
 }

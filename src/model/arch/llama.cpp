@@ -50,11 +50,15 @@ void Llama::forward(Context& context, const StepBatch& batch, const KvCache& kv,
   Arena& arena = *context.scratch;
   const size_t mark = arena.used();
   const int64_t T = batch.num_tokens;
-  auto buffer = [&](int64_t cols) {
-    return make_tensor(arena.allocate_n<float>(T * cols), DType::kF32, {T, cols}, context.device);
+  auto buffer = [&](int64_t cols, DType dtype) {
+    return make_tensor(arena.allocate(T * row_bytes(dtype, cols)), dtype, {T, cols}, context.device);
   };
-  const Tensor hidden = io.hidden_in ? io.hidden_in : io.hidden_out ? io.hidden_out : buffer(c_.hidden);
-  const Tensor rope = buffer(c_.head_dim), q = buffer(q_dim()), mixed = buffer(q_dim()), ffn = buffer(c_.ffn);
+  const DType act = context.activation;
+  const Tensor hidden = io.hidden_in    ? io.hidden_in
+                        : io.hidden_out ? io.hidden_out
+                                        : buffer(c_.hidden, DType::kF32);
+  const Tensor rope = buffer(c_.head_dim, DType::kF32), ffn = buffer(c_.ffn, act);
+  const Tensor q = buffer(q_dim(), act), mixed = buffer(q_dim(), act);
 
   if (!io.hidden_in)
     ops::embed(context, {.batch = &batch, .slots = &slots, .table = &embedding_, .out = hidden});
@@ -96,7 +100,7 @@ size_t Llama::scratch_bytes(const Context& context, int64_t tokens, int64_t logi
   const int64_t columns = c_.hidden + c_.head_dim + 2 * q_dim() + c_.ffn;
   const int64_t widest = std::max<int64_t>({c_.hidden, c_.ffn, q_dim()});
   const int64_t most_rows = std::max<int64_t>({q_dim() + 2 * kv_dim(), 2 * int64_t{c_.ffn}, c_.vocab_size});
-  return tokens * columns * sizeof(float) + 8 * 64 +
+  return tokens * columns * sizeof(float) + 8 * 256 +  // what alignment may cost
          ops::scratch_bytes(context, tokens, logit_rows, widest, most_rows);
 }
 

@@ -1,0 +1,134 @@
+// A CUDA device as the engine sees it: memory, one stream, events, graphs, ranges of addresses that are
+// mapped later. No CUDA header is needed to include this. The linker takes the bodies from backend/cuda, or
+// from backend/no_cuda, where open() says that this build has none.
+//
+// Owner: the engine's thread after the load; not for several threads at once. A failed call throws CudaError;
+// one for memory throws CudaOutOfMemory (a std::bad_alloc), see cuda_error.h.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/arena.h"
+#include "deepinfer/result.h"
+
+namespace deepinfer::cuda {
+
+// Read from the card, never from a table.
+struct GpuFacts {
+  std::string name;
+  int index = 0;       // among the visible ones
+  int capability = 0;  // 10 * major + minor: 120 for an RTX 5090
+  int multiprocessors = 0;
+  size_t total_bytes = 0;
+  size_t shared_per_block = 0;  // with opt-in
+  size_t l2_bytes = 0;
+  int driver = 0, runtime = 0;  // 13000 for CUDA 13.0
+};
+
+// Which fast paths may be used: built, served by the card, and found right by the self-check.
+struct FastPaths {
+  bool fa2 = false, xqa = false, cublaslt = false, skinny = true, pdl = false;
+};
+
+struct GpuOptions {
+  int index = 0;
+  bool deterministic = false;  // no choice that depends on the rows of a step
+  bool self_check = true;
+};
+
+struct MemoryInfo {
+  size_t free_bytes = 0, total_bytes = 0;
+};
+
+// A captured step. Movable; freed with the device's stream at rest.
+class Graph {
+ public:
+  Graph() = default;
+  explicit operator bool() const { return handle_ != nullptr; }
+
+ private:
+  friend class Gpu;
+  std::shared_ptr<void> handle_;
+};
+
+class Event {
+ public:
+  Event() = default;
+  explicit operator bool() const { return handle_ != nullptr; }
+
+ private:
+  friend class Gpu;
+  std::shared_ptr<void> handle_;
+};
+
+// Addresses of device memory: reserved whole, backed from the start as far as map() said. So that graphs can
+// be captured against a KV cache whose size is not known yet.
+class Range {
+ public:
+  std::byte* data() const { return data_; }
+  size_t reserved() const { return reserved_; }
+  size_t mapped() const { return mapped_; }
+
+ private:
+  friend class Gpu;
+  std::byte* data_ = nullptr;
+  size_t reserved_ = 0, mapped_ = 0;
+  std::shared_ptr<void> handle_;
+};
+
+class Gpu {
+ public:
+  // kUnsupported: no CUDA in this build; kMemory: no such device, driver too old, card older than sm_80.
+  static Result<std::unique_ptr<Gpu>> open(const GpuOptions& options);
+  ~Gpu();  // waits for the stream
+
+  const GpuFacts& facts() const { return facts_; }
+  const GpuOptions& options() const { return options_; }
+  MemoryInfo memory() const;
+
+  // 256-byte aligned. kMemory with the numbers when there is not enough. Pinned memory is the host's, and
+  // what asynchronous copies must read from and write to.
+  Result<Buffer> allocate(size_t bytes);
+  Result<Buffer> allocate_pinned(size_t bytes);
+  Result<Range> reserve(size_t bytes);
+  // Backs the first `bytes` of the range (rounded up to the device's granularity). kMemory.
+  Result<void> map(Range& range, size_t bytes);
+
+  // Asynchronous, in the stream's order.
+  void copy_in(void* to_device, const void* from_host, size_t bytes);
+  void copy_out(void* to_host, const void* from_device, size_t bytes);
+  void fill(void* on_device, int byte, size_t bytes);
+
+  Event record();                 // when all before it in the stream is done
+  void wait(const Event& event);  // the host waits
+  bool done(const Event& event);
+  void synchronize();
+
+  // Between the two, operations are recorded, not run. Nothing may be allocated and nothing waited for.
+  void begin_capture();
+  Graph end_capture();
+  void abandon_capture();  // after an exception in between
+  void launch(const Graph& graph);
+
+  FastPaths fast;    // switched by the self-check
+  bool pdl = false;  // launches of this moment may overlap with the kernel before them
+
+  // What backend/cuda keeps here besides: stream, library handles, tuned algorithms.
+  struct Parts;
+  Parts& parts() const { return *parts_; }
+
+ private:
+  Gpu() = default;
+  GpuFacts facts_;
+  GpuOptions options_;
+  std::shared_ptr<Parts> parts_;
+};
+
+// Devices that the driver shows to this process; 0 with the reason when there is none.
+int device_count(std::string* reason = nullptr);
+
+}  // namespace deepinfer::cuda
