@@ -1,0 +1,27 @@
+// What a Gpu holds for the files of this folder.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <memory>
+
+#include "backend/cuda_gpu.h"
+#include "tensor/context.h"
+
+namespace deepinfer::cuda {
+
+class Cublaslt;  // cublaslt.h: the library, its workspace, the algorithms found best
+
+struct Gpu::Parts {
+  cudaStream_t stream = nullptr;
+  std::shared_ptr<Cublaslt> cublaslt;  // null: the library is not there, own kernels serve
+};
+
+inline cudaStream_t stream_of(const Gpu& gpu) {
+  return gpu.parts().stream;
+}
+inline cudaStream_t stream_of(const Context& context) {
+  return context.gpu->parts().stream;
+}
+
+}  // namespace deepinfer::cuda
