@@ -49,7 +49,7 @@ stage() {
 
 check_format() {
   local files
-  mapfile -t files < <(git ls-files '*.h' '*.cpp')
+  mapfile -t files < <(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
   [ ${#files[@]} -gt 0 ] || return 1
   clang-format-19 --dry-run -Werror "${files[@]}" && echo "${#files[@]} files are formatted"
 }

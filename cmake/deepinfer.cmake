@@ -14,8 +14,9 @@ endif()
 
 add_library(di_flags INTERFACE)
 # x86-64-v2 is the floor of every build; faster kernels are chosen at run time from CPUID.
-target_compile_options(di_flags INTERFACE -march=x86-64-v2 -Wall -Wextra -Werror -Wno-missing-field-initializers
-                       -fno-math-errno)
+# nvcc's own flags are in cuda.cmake.
+target_compile_options(di_flags INTERFACE
+  "$<$<COMPILE_LANGUAGE:C,CXX>:-march=x86-64-v2;-Wall;-Wextra;-Werror;-Wno-missing-field-initializers;-fno-math-errno>")
 target_include_directories(di_flags INTERFACE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
 target_compile_definitions(di_flags INTERFACE DEEPINFER_VERSION="${PROJECT_VERSION}" FMT_SHARED SPDLOG_FMT_EXTERNAL)
 if(DEEPINFER_SANITIZE)
