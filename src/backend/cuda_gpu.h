@@ -2,8 +2,8 @@
 // mapped later. No CUDA header is needed to include this. The linker takes the bodies from backend/cuda, or
 // from backend/no_cuda, where open() says that this build has none.
 //
-// Owner: the engine's thread after the load; not for several threads at once. A failed call throws CudaError;
-// one for memory throws CudaOutOfMemory (a std::bad_alloc), see cuda_error.h.
+// Owner: the engine's thread after the load (make_current() first); not for several threads at once. A failed
+// call throws CudaError; one for memory throws CudaOutOfMemory (a std::bad_alloc), see cuda_error.h.
 #pragma once
 
 #include <cstddef>
@@ -72,11 +72,12 @@ class Range {
   std::byte* data() const { return data_; }
   size_t reserved() const { return reserved_; }
   size_t mapped() const { return mapped_; }
+  size_t granularity() const { return granularity_; }  // map() rounds up to it
 
  private:
   friend class Gpu;
   std::byte* data_ = nullptr;
-  size_t reserved_ = 0, mapped_ = 0;
+  size_t reserved_ = 0, mapped_ = 0, granularity_ = 0;
   std::shared_ptr<void> handle_;
 };
 
@@ -85,6 +86,9 @@ class Gpu {
   // kUnsupported: no CUDA in this build; kMemory: no such device, driver too old, card older than sm_80.
   static Result<std::unique_ptr<Gpu>> open(const GpuOptions& options);
   ~Gpu();  // waits for the stream
+
+  // A thread's calls go to the device that it made current: the one that opened it has; another must first.
+  void make_current() const;
 
   const GpuFacts& facts() const { return facts_; }
   const GpuOptions& options() const { return options_; }

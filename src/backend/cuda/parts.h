@@ -10,10 +10,16 @@
 
 namespace deepinfer::cuda {
 
-class Cublaslt;  // cublaslt.h: the library, its workspace, the algorithms found best
+class EventPool;  // events.h
+class Cublaslt;   // cublaslt.h: the library, its workspace, the algorithms found best
 
 struct Gpu::Parts {
+  Parts() = default;
+  Parts(const Parts&) = delete;
+  ~Parts();
+
   cudaStream_t stream = nullptr;
+  std::shared_ptr<EventPool> events;
   std::shared_ptr<Cublaslt> cublaslt;  // null: the library is not there, own kernels serve
 };
 
