@@ -59,6 +59,9 @@ class ModelRunner {
     // blocks ever used are half as many again as were in use at once (or an eighth of the pool). So memory
     // grows with use, not with time. False where all of the pool is mapped anyway (GPU).
     bool touched_first = true;
+    // The runner knows the tokens of rows in flight, and a row with room for one token accepts one: neither
+    // penalties nor min_tokens wait for a commit. It reads the size of sampling.prompt, and no output.
+    bool tracks_tokens = false;
   };
 
   virtual ~ModelRunner() = default;

@@ -114,6 +114,7 @@ class Scheduler {
   void plan_running(Round& round);
   void plan_waiting(Round& round);
   bool admit(Sequence& s, Round& round);
+  bool needs_commit(const Sequence& s) const;
   bool wants_row(const Sequence& s) const;
   bool wants_decode(const Sequence& s) const;
   PlannedRow make_row(const Sequence& s, int64_t budget) const;

@@ -27,8 +27,16 @@ StepPlan* Scheduler::plan() {
   return &plan;
 }
 
+// Whether the next row needs to know the tokens before it, so that it is not planned while one is in flight.
+bool Scheduler::needs_commit(const Sequence& s) const {
+  const bool tracked = options_.device.tracks_tokens;
+  if (s.family->sampling.penalties && !tracked) return true;
+  // Stop ids are banned by position, and a planned one is an upper bound where a row may accept several.
+  return (!tracked || options_.device.max_accepted > 1) && s.bans_stops_at(s.length());
+}
+
 bool Scheduler::wants_row(const Sequence& s) const {
-  if (s.samples_in_flight > 0) return !s.needs_commit() && s.planned_length() < s.max_len;
+  if (s.samples_in_flight > 0) return !needs_commit(s) && s.planned_length() < s.max_len;
   return s.planned_computed < s.length();
 }
 
@@ -49,7 +57,7 @@ PlannedRow Scheduler::make_row(const Sequence& s, int64_t budget) const {
     // Drafts take tokens of the budget and stay below the limits; while stop ids are banned, no accepted
     // token may come after the ban's end.
     row.room = std::min({int64_t{options_.device.max_accepted}, s.max_len - s.planned_length(), budget});
-    if (s.banned_stops()) row.room = std::min(row.room, s.params().min_tokens - s.output_len());
+    if (s.bans_stops_at(s.length())) row.room = std::min(row.room, s.params().min_tokens - s.output_len());
   }
   return row;
 }
@@ -236,7 +244,7 @@ void Scheduler::fill_row(StepRow& out, const PlannedRow& row) const {
     r.output = s.output();
   }
   r.bias = s.family->sampling.bias;
-  if (s.banned_stops()) r.banned = s.family->sampling.stop_ids;
+  if (s.bans_stops_at(r.position)) r.banned = s.family->sampling.stop_ids;
   r.logprobs = p.logprobs;
 }
 

@@ -63,12 +63,10 @@ struct Sequence {
   int64_t output_len() const { return length() - prompt_len; }
   std::span<const int32_t> prompt() const { return std::span(tokens).first(prompt_len); }
   std::span<const int32_t> output() const { return std::span(tokens).subspan(prompt_len); }
-  // Stop ids are impossible for the next token.
-  bool banned_stops() const {
-    return output_len() < params().min_tokens && !family->sampling.stop_ids.empty();
+  // Stop ids are impossible for the token at `position`.
+  bool bans_stops_at(int64_t position) const {
+    return position - prompt_len < params().min_tokens && !family->sampling.stop_ids.empty();
   }
-  // The next row needs to know every token before it, so it is not planned while one is in flight.
-  bool needs_commit() const { return family->sampling.penalties || banned_stops(); }
 
   // Served before: lower priority value, then earlier request, then lower choice.
   bool before(const Sequence& other) const {

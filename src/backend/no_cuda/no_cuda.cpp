@@ -40,9 +40,6 @@ void gate_up(Context&, const GateUpParams&) {
 void head(Context&, const HeadParams&) {
   unavailable("head");
 }
-void sample(Context&, const SampleParams&) {
-  unavailable("sample");
-}
 void copy_blocks(Context&, const KvCache&, std::span<const BlockCopy>) {
   unavailable("copy_blocks");
 }
