@@ -17,7 +17,7 @@ std::string_view built_architectures() {
 
 Result<void> check_device_code() {
   cudaFuncAttributes attributes;
-  const cudaError_t status = cudaFuncGetAttributes(&attributes, probe_kernel);
+  const cudaError_t status = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(probe_kernel));
   if (status == cudaSuccess) return {};
   cudaGetLastError();
   int device = 0, major = 0, minor = 0;
