@@ -9,6 +9,7 @@
 #include "cli/config_command.h"
 #include "cli/config_flags.h"
 #include "cli/exit_code.h"
+#include "cli/gpu_info_command.h"
 #include "cli/run_command.h"
 #include "cli/serve_command.h"
 #include "deepinfer/version.h"
@@ -38,7 +39,7 @@ int parse_error(const CLI::App& app, const CLI::ParseError& error) {
   const CLI::App& command = given.empty() ? app : *given.front();
   if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
   if (given.empty() && !app.remaining().empty() && !app.remaining().front().starts_with('-')) {
-    std::fprintf(stderr, "deepinfer: unknown command '%s', expected serve, run, bench or config\n",
+    std::fprintf(stderr, "deepinfer: unknown command '%s', expected serve, run, bench, config or gpu-info\n",
                  app.remaining().front().c_str());
     return 2;
   }
@@ -86,6 +87,10 @@ int run(int argc, char** argv) {
   config->add_flag("--markdown", markdown, "Print the page of all settings instead");
   const ConfigFlags config_flags(*config);
 
+  bool json = false;
+  CLI::App* gpu_info = app.add_subcommand("gpu-info", "Print the GPUs of this machine and what suits them");
+  gpu_info->add_flag("--json", json, "Print JSON instead of a table");
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -96,6 +101,7 @@ int run(int argc, char** argv) {
   if (chat->parsed()) return quietly(run_flags, [&](const Config& c) { return run_command(c, run_options); });
   if (bench->parsed())
     return quietly(bench_flags, [&](const Config& c) { return bench_command(c, bench_options); });
+  if (gpu_info->parsed()) return gpu_info_command(json);
   return config_command(config_flags, markdown);
 }
 

@@ -7,6 +7,8 @@
 
 #include "base/log.h"
 #include "deepinfer/version.h"
+#include "device/gpu_detector.h"
+#include "device/gpu_text.h"
 #include "server/answer.h"
 #include "server/http_head.h"
 #include "server/prepare.h"
@@ -20,11 +22,18 @@ namespace json = boost::json;
 namespace {
 
 constexpr int kMaxTextJobs = 256;
+constexpr int kMaxGpuJobs = 1024;  // they share one answer
 constexpr size_t kMaxReported = 256;
 constexpr std::chrono::seconds kPing{15};
 
 int text_threads() {
   return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 4, 2, 8);
+}
+
+// The driver is opened by the first who asks.
+GpuMonitor::Source gpu_source() {
+  auto detector = std::make_shared<GpuDetector>();
+  return [detector] { return detector->detect(); };
 }
 
 HttpReply json_reply(std::string body) {
@@ -80,6 +89,7 @@ const std::vector<Api::Route>& Api::routes() {
       {"POST", "/v1/completions", &Api::completion, false, true},
       {"POST", "/tokenize", &Api::tokenize, false, true},
       {"POST", "/detokenize", &Api::detokenize, false, true},
+      {"GET", "/v1/gpu/info", &Api::gpu_info, false, false},
   };
   return kRoutes;
 }
@@ -88,7 +98,9 @@ Api::Api(const Config& config)
     : config_(config),
       keys_(config.server.api_key),
       started_(static_cast<int64_t>(std::time(nullptr))),
-      text_pool_(text_threads(), kMaxTextJobs) {}
+      text_pool_(text_threads(), kMaxTextJobs),
+      gpu_monitor_(gpu_source()),
+      gpu_pool_(1, kMaxGpuJobs) {}
 
 void Api::drain() {
   draining_ = true;
@@ -372,6 +384,21 @@ asio::awaitable<void> Api::detokenize(HttpExchange& exchange) {
   auto result = co_await text_pool_.run<std::string>([this, body] { return detokenize_body(*body, *llm_); });
   co_await exchange.reply(result ? json_reply(std::move(*result))
                                  : error_reply(to_api_error(result.error())));
+}
+
+asio::awaitable<void> Api::gpu_info(HttpExchange& exchange) {
+  using Report = std::shared_ptr<const GpuReport>;
+  Report report = gpu_monitor_.fresh();
+  if (!report) {
+    auto refreshed =
+        co_await gpu_pool_.run<Report>([this]() -> Result<Report> { return gpu_monitor_.refresh(); });
+    if (!refreshed) {
+      co_await exchange.reply(error_reply(to_api_error(refreshed.error())));
+      co_return;
+    }
+    report = std::move(*refreshed);
+  }
+  co_await exchange.reply(json_reply(gpu_json(*report)));
 }
 
 }  // namespace deepinfer::server

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "deepinfer/config.h"
+#include "device/gpu_monitor.h"
 #include "engine/llm.h"
 #include "server/api_error.h"
 #include "server/auth.h"
@@ -54,6 +55,7 @@ class Api {
   boost::asio::awaitable<void> completion(HttpExchange& exchange);
   boost::asio::awaitable<void> tokenize(HttpExchange& exchange);
   boost::asio::awaitable<void> detokenize(HttpExchange& exchange);
+  boost::asio::awaitable<void> gpu_info(HttpExchange& exchange);
 
   void log_unknown(const boost::json::object& body);
   std::string model_json(const std::string& name) const;
@@ -65,6 +67,8 @@ class Api {
   std::atomic<Llm*> llm_ = nullptr;
   std::atomic<bool> draining_ = false;
   TextPool text_pool_;
+  GpuMonitor gpu_monitor_;
+  TextPool gpu_pool_;  // one thread, which may wait for the driver
 
   std::mutex mutex_;
   std::condition_variable idle_;

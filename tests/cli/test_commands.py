@@ -22,7 +22,7 @@ def call(deepinfer, *args, env=None, stdin="", timeout=120):
 def test_version_and_help(deepinfer):
     assert re.fullmatch(r"deepinfer \d+\.\d+\.\d+\n", call(deepinfer, "--version").stdout)
     text = call(deepinfer, "--help").stdout
-    for command in ("serve", "run", "bench", "config"):
+    for command in ("serve", "run", "bench", "config", "gpu-info"):
         assert command in text
     assert "--max-num-seqs" in call(deepinfer, "serve", "--help").stdout
 
@@ -130,6 +130,33 @@ def test_config_shows_values_with_their_origin(deepinfer, tmp_path):
     assert "9001" in line("port") and "--port" in line("port")
     assert "99" in line("max_num_batched_tokens") and "DEEPINFER_GPU__MAX_NUM_BATCHED_TOKENS" in line("max_num_batched_tokens")
     assert "very-secret" not in done.stdout
+
+
+def fake_gpus(build_dir, machine):
+    return {"DEEPINFER_CUDA_LIB_DIR": str(build_dir / "tests/support/fake_nvml"), "FAKE_NVML": machine}
+
+
+def test_gpu_info_without_a_gpu(deepinfer, build_dir):
+    env = fake_gpus(build_dir, "init=9")
+    done = call(deepinfer, "gpu-info", env=env)
+    assert done.returncode == 0 and done.stdout.startswith("No GPU: the NVIDIA driver is not loaded"), done
+    done = call(deepinfer, "gpu-info", "--json", env=env)
+    answer = json.loads(done.stdout)
+    assert done.returncode == 0 and answer["gpu_count"] == 0 and "not loaded" in answer["message"]
+
+
+def test_gpu_info_prints_a_table(deepinfer, build_dir):
+    env = fake_gpus(build_dir, "driver=580.82.07;cuda=13000;"
+                    f"gpu=NVIDIA GeForce RTX 4090|GPU-1|24564|20000|8.9|3|40|20000|450000|{os.getpid()}:512")
+    done = call(deepinfer, "gpu-info", env=env)
+    assert done.returncode == 0, done
+    for part in ("580.82.07", "RTX 4090", "19.5 of 24.0 GiB", "8.9", "0.92 of memory, 384 sequences",
+                 f"(pid {os.getpid()}) 0.5 GiB"):
+        assert part in done.stdout, done.stdout
+    gpu = json.loads(call(deepinfer, "gpu-info", "--json", env=env).stdout)["gpus"][0]
+    assert gpu["is_nvidia_4090"] and gpu["processes"][0]["pid"] == os.getpid() and gpu["problem"] is None
+    done = call(deepinfer, "gpu-info", env=env | {"CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 0 and "CUDA_VISIBLE_DEVICES is set and empty" in done.stdout
 
 
 class Terminal:

@@ -1,0 +1,51 @@
+// What is known about the GPUs of this machine. Plain data; a fact that nobody could tell stays unset.
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace deepinfer {
+
+struct ComputeCapability {
+  int major = 0;
+  int minor = 0;
+  auto operator<=>(const ComputeCapability&) const = default;
+};
+
+struct GpuProcess {
+  uint32_t pid = 0;
+  std::optional<uint64_t> bytes;  // of the GPU's memory
+  std::string name;               // empty: not readable (another user's, or outside this container)
+};
+
+struct GpuInfo {
+  int id = 0;              // the N of `cuda:N`: its place among the visible GPUs, counted from 0
+  std::string name;        // as the driver says: "NVIDIA GeForce RTX 5090"; empty: unknown
+  std::string uuid;        // "GPU-..." or "MIG-..."; empty: unknown
+  std::string pci_bus_id;  // "00000000:01:00.0"; empty: unknown
+  std::optional<uint64_t> total_bytes;
+  std::optional<uint64_t> free_bytes;
+  std::optional<ComputeCapability> capability;
+  std::optional<int> utilization;     // percent of the last sample period in which a kernel ran
+  std::optional<int> temperature;     // degrees Celsius
+  std::optional<double> power;        // watts
+  std::optional<double> power_limit;  // watts
+  std::vector<GpuProcess> processes;  // those that hold memory, largest first
+  std::string problem;                // why this GPU cannot be used; empty: it can
+};
+
+struct GpuReport {
+  std::vector<GpuInfo> gpus;                  // the visible ones, in the order of their ids
+  std::optional<std::string> driver_version;  // "580.82.07"
+  std::optional<int> cuda_version;            // the newest that the driver runs: 13000 for 13.0
+  std::string message;                        // why there is no usable GPU; empty: there is one
+};
+
+// "12.0"; "13.0" for 13000.
+std::string to_string(ComputeCapability capability);
+std::string cuda_version_text(int version);
+
+}  // namespace deepinfer
