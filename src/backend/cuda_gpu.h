@@ -93,6 +93,7 @@ class Gpu {
   const GpuFacts& facts() const { return facts_; }
   const GpuOptions& options() const { return options_; }
   MemoryInfo memory() const;
+  MemoryInfo memory_at_open() const { return at_open_; }  // what others hold is missing in it
 
   // 256-byte aligned. kMemory with the numbers when there is not enough. Pinned memory is the host's, and
   // what asynchronous copies must read from and write to.
@@ -129,6 +130,7 @@ class Gpu {
   Gpu() = default;
   GpuFacts facts_;
   GpuOptions options_;
+  MemoryInfo at_open_;
   std::shared_ptr<Parts> parts_;
 };
 

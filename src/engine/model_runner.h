@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <stdexcept>
 #include <vector>
 
 #include "deepinfer/engine.h"
@@ -40,10 +41,16 @@ struct StepOutput {
   std::vector<std::vector<OutputToken>> accepted;
 };
 
+// The device is gone for this process (its context is broken): every later call throws this too, at once.
+class DeviceLost : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 // Two launches a step, so that a grammar's mask can be computed while forward runs. Several steps may be in
 // flight: wait() is called once for each that was launched, in order. Used by the engine's thread only. A
 // fault throws and the engine fails the step's sequences; std::bad_alloc (or what derives from it) means that
-// the device ran out of memory: the newest sequence of the step fails and the others go on.
+// the device ran out of memory: the newest sequence of the step fails and the others go on. DeviceLost ends
+// all requests, and the engine takes no more.
 class ModelRunner {
  public:
   struct Info {

@@ -1,6 +1,7 @@
 # The files of this folder that nvcc compiles, and that tests/emulation compiles as C++. A new file goes here; one
 # that cannot be C++ (third-party kernels) only into CMakeLists.txt.
 set(DI_CUDA_SOURCES
+    begin_step.cu
     device_code.cu
     error.cpp
     gpu.cpp
