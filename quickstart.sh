@@ -4,10 +4,12 @@
 # Installs the Debian packages that are missing (with sudo when not root), builds the release, installs it to
 # /usr/local (root) or ~/.local, fetches the default model into the cache folder and serves it on 127.0.0.1:8000.
 # What is there already is skipped: a second run needs no network.
+# With an NVIDIA card it builds for that card, and installs a CUDA toolkit into the cache folder where there is none;
+# DEEPINFER_CUDA=OFF before the command leaves the card alone.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-usage() { sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 serve=1
 prefix=/usr/local
 [ "$(id -u)" = 0 ] || prefix=$HOME/.local
@@ -41,9 +43,15 @@ done
 
 model=${DEEPINFER_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/deepinfer}/models/SmolLM2-135M-Instruct.Q4_1.gguf
 mapfile -t missing < <(missing_packages build)
+card=
+architectures=
+if [ "${DEEPINFER_CUDA:-}" != OFF ] && architectures=$("$root/tools/gpu_architectures.sh"); then card=1; fi
+toolkit=$("$root/tools/cuda_toolkit.sh" --find || true)
 needs=()
 [ ${#missing[@]} = 0 ] || needs+=("${#missing[@]} Debian packages: up to 1.2 GB of disk, about 1 minute")
-[ -f "$root/build/release/build.ninja" ] || needs+=("the build: 50 MB, 3 to 4 minutes on 2 cores")
+[ -z "$card" ] || [ -n "$toolkit" ] || needs+=("a CUDA toolkit: 815 MB to download, 1.3 GB on disk, in the cache folder")
+[ -z "$card" ] || [ -f "$root/.cache/flashinfer/complete" ] || needs+=("headers of attention kernels: 62 MB to download")
+[ -f "$root/build/release/build.ninja" ] || needs+=("the build: 50 MB, 3 to 4 minutes on 2 cores${card:+, with CUDA some more}")
 [ -f "$model" ] || needs+=("the default model: 98 MB to download, the same on disk")
 if [ ${#needs[@]} -gt 0 ]; then
   echo 'DeepInfer needs, once:'
@@ -65,9 +73,18 @@ else
   step 1 'packages: all there'
 fi
 
-step 2 'building the release'
 options=()
-[ -f "$root/build/release/build.ninja" ] || options=(-DDEEPINFER_BUILD_TESTS=OFF)
+[ -f "$root/build/release/build.ninja" ] || options=(-DDEEPINFER_BUILD_TESTS=OFF -DDEEPINFER_CUDA=OFF)
+if [ -n "$card" ]; then
+  [ -n "$toolkit" ] || echo '      an NVIDIA card is here: installing a CUDA toolkit'
+  toolkit=$("$root/tools/cuda_toolkit.sh") || die 'no CUDA toolkit. To build for the CPU alone: DEEPINFER_CUDA=OFF ./quickstart.sh'
+  "$root/tools/flashinfer.sh" >/dev/null || echo '      without FlashInfer: slower attention on the card'
+  cuda=(-DDEEPINFER_CUDA=ON "-DDEEPINFER_CUDA_HOME=$toolkit")
+  [ -z "$architectures" ] || cuda+=("-DDEEPINFER_CUDA_ARCHITECTURES=$architectures")
+  # What cmake remembers may be from before the card or the toolkit came.
+  grep -qxF "DEEPINFER_CUDA_HOME:PATH=$toolkit" "$root/build/release/CMakeCache.txt" 2>/dev/null || options+=("${cuda[@]}")
+fi
+step 2 "building the release${card:+ with CUDA for ${architectures:-all cards}}"
 build_preset release deepinfer "${options[@]}"
 finished
 

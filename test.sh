@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need and runs all of them:
 #   ./test.sh              every stage
-#   ./test.sh NAME...      only these: style, debug, release, tsan, python (later ones may need earlier builds)
+#   ./test.sh NAME...      only these: style, debug, cuda, release, tsan, python (later ones may need earlier builds)
 # The last line is the sum of what the tests reported; the exit code is 0 only if nothing failed.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -15,11 +15,11 @@ case "${1:-}" in
     exit 0
     ;;
 esac
-wanted=" ${*:-style debug release tsan python} "
+wanted=" ${*:-style debug cuda release tsan python} "
 for name in $wanted; do
   case $name in
-    style | debug | release | tsan | python) ;;
-    *) die "unknown stage $name, expected: style, debug, release, tsan, python" 2 ;;
+    style | debug | cuda | release | tsan | python) ;;
+    *) die "unknown stage $name, expected: style, debug, cuda, release, tsan, python" 2 ;;
   esac
 done
 
@@ -90,6 +90,18 @@ run_debug() {  # AddressSanitizer, UndefinedBehaviorSanitizer
   stage suite cpu-debug tests cpu-debug cpu-debug || true
 }
 
+# The CUDA toolkit and FlashInfer's headers: for the release, and for the emulated tests, which need CUDA's types.
+cuda_headers() {
+  DEEPINFER_CUDA_HOME=$(tools/cuda_toolkit.sh) || return
+  export DEEPINFER_CUDA_HOME
+  tools/flashinfer.sh
+}
+
+run_cuda() {  # device code for every card, linked; nothing of it runs here
+  stage step 'build cuda' build_preset release deepinfer -DDEEPINFER_BUILD_TESTS=ON -DDEEPINFER_CUDA=ON || return 0
+  stage check 'cards of the program' tools/cuda_objects.py build/release || true
+}
+
 run_release() {
   stage step 'build release' build_preset release all -DDEEPINFER_BUILD_TESTS=ON || return 0
   stage suite release tests release release || true
@@ -108,11 +120,12 @@ run_python() {
   stage suite python python_tests || true
 }
 
-if ! stage step packages install_packages build test || ! stage step 'test data' tools/fetch_test_data.sh "$DEEPINFER_TEST_DATA"; then
+if ! stage step packages install_packages build test || ! stage step 'test data' tools/fetch_test_data.sh "$DEEPINFER_TEST_DATA" ||
+  ! stage step 'CUDA toolkit and headers' cuda_headers; then
   python3 tools/test_summary.py "$results" "${stages[@]}"
   exit 1
 fi
-for name in style debug release tsan python; do
+for name in style debug cuda release tsan python; do
   case $wanted in *" $name "*) "run_$name" ;; esac
 done
 printf '=== all: %d s\n' "$(($(now) - begin))"

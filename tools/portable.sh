@@ -14,7 +14,7 @@ build_preset portable deepinfer
 rm -rf "$out"
 mkdir -p "$out/lib" "$out/licences"
 run_logged 'the installation' cmake --install "$root/build/portable" --prefix "$out" --strip
-rm -rf "$out/include"
+rm -rf "$out/include" "$out/share/deepinfer/cuda_library_dirs"
 
 # glibc's parts must fit the kernel and loader of the machine where the program starts; all others travel along.
 glibc='^(ld-linux-x86-64|libc|libm|libdl|libpthread|librt|libresolv)\.so'
