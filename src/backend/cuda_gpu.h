@@ -134,6 +134,9 @@ class Gpu {
   std::shared_ptr<Parts> parts_;
 };
 
+// False in a build without CUDA.
+bool built();
+
 // Devices that the driver shows to this process; 0 with the reason when there is none.
 int device_count(std::string* reason = nullptr);
 

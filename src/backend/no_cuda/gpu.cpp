@@ -16,6 +16,10 @@ constexpr const char* kNoCuda =
 
 struct Gpu::Parts {};
 
+bool built() {
+  return false;
+}
+
 int device_count(std::string* reason) {
   if (reason != nullptr) *reason = kNoCuda;
   return 0;
