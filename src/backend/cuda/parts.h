@@ -10,8 +10,9 @@
 
 namespace deepinfer::cuda {
 
-class EventPool;  // events.h
-class Cublaslt;   // cublaslt.h: the library, its workspace, the algorithms found best
+class EventPool;      // events.h
+class Cublaslt;       // cublaslt.h: the library, its workspace, the algorithms found best
+class FastAttention;  // fast/fast_attention.h
 
 struct Gpu::Parts {
   Parts() = default;
@@ -20,7 +21,8 @@ struct Gpu::Parts {
 
   cudaStream_t stream = nullptr;
   std::shared_ptr<EventPool> events;
-  std::shared_ptr<Cublaslt> cublaslt;  // null: the library is not there, own kernels serve
+  std::shared_ptr<Cublaslt> cublaslt;             // null: the library is not there, own kernels serve
+  std::shared_ptr<FastAttention> fast_attention;  // null: not prepared, own kernels serve
 };
 
 inline cudaStream_t stream_of(const Gpu& gpu) {

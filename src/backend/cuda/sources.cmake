@@ -4,5 +4,7 @@ set(DI_CUDA_SOURCES
     begin_step.cu
     device_code.cu
     error.cpp
+    fast/fast_attention.cpp
+    fast/plan.cu
     gpu.cpp
     range.cpp)
