@@ -1,0 +1,213 @@
+#include "engine/cuda_runner.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "backend/cuda_error.h"
+#include "base/check.h"
+#include "base/log.h"
+
+namespace deepinfer {
+
+std::vector<int> graph_sizes(const CudaRunnerOptions& o) {
+  std::vector<int> sizes;
+  if (o.enforce_eager) return sizes;
+  if (o.graph_sizes.empty()) {
+    for (int n : {1, 2, 4, 8, 16, 24, 32, 48, 64, 96}) sizes.push_back(n);
+    for (int n = 128; n <= o.max_num_seqs; n += 32) sizes.push_back(n);
+  } else {
+    sizes = o.graph_sizes;
+  }
+  std::erase_if(sizes, [&](int n) { return n < 1 || n >= o.max_num_seqs; });
+  sizes.push_back(o.max_num_seqs);
+  std::sort(sizes.begin(), sizes.end());
+  sizes.erase(std::unique(sizes.begin(), sizes.end()), sizes.end());
+  return sizes;
+}
+
+CudaRunner::~CudaRunner() {
+  // What follows frees memory that steps in flight may still use.
+  try {
+    if (gpu_ != nullptr) gpu_->synchronize();
+  } catch (const std::exception& e) {
+    log::warn("the GPU at the end: {}", e.what());
+  }
+}
+
+// Leaves everything ready for another step, whatever this one had begun.
+void CudaRunner::clean_up() {
+  gpu_->pdl = false;
+  gpu_->abandon_capture();
+  writer_->forget();
+  try {
+    gpu_->synchronize();
+  } catch (const std::exception&) {
+    // The fault at hand is the one to tell.
+  }
+}
+
+void CudaRunner::guarded(const std::function<void()>& body) {
+  if (!lost_.empty()) throw DeviceLost(lost_);
+  try {
+    gpu_->make_current();
+    body();
+  } catch (const cuda::CudaError& e) {
+    clean_up();
+    if (!e.sticky()) throw;
+    lost_ = fmt::format(
+        "GPU {} ({}): {}. Its context is broken and nothing can run on it in this process any more: start "
+        "again; if it happens again, look for Xid errors in the kernel's log (dmesg)",
+        gpu_->facts().index, gpu_->facts().name, e.what());
+    throw DeviceLost(lost_);
+  } catch (...) {
+    clean_up();
+    throw;
+  }
+}
+
+int CudaRunner::graph_rows(const StepSummary& summary) const {
+  if (!summary.decode()) return 0;
+  const auto size = std::lower_bound(sizes_.begin(), sizes_.end(), summary.shape.rows);
+  return size == sizes_.end() ? 0 : *size;
+}
+
+void CudaRunner::launch_forward(const Step& step) {
+  guarded([&] { forward(step); });
+}
+
+void CudaRunner::forward(const Step& step) {
+  DI_CHECK(in_flight_ < static_cast<int>(flights_.size()), "step {}: {} steps are in flight already", step.id,
+           in_flight_);
+  Flight& f = flight(in_flight_);
+  f.id = step.id;
+  f.sampled.clear();
+  f.done = {};
+  summary_ = summarize(step);
+  const int rows = graph_rows(summary_);
+  f.padded = rows > 0;
+  f.shape = f.padded ? cuda::StepShape{rows, rows, rows} : summary_.shape;
+  DI_CHECK(f.shape.rows <= largest_.rows && f.shape.tokens <= largest_.tokens,
+           "step {}: {} rows and {} tokens, expected at most {} and {}", step.id, f.shape.rows,
+           f.shape.tokens, largest_.rows, largest_.tokens);
+  std::byte* block = f.step_block.data();
+  const size_t bytes = writer_->write(step, f.shape, delta_room_, block);
+  send_deltas();
+  gpu_->copy_in(state_.block, block, bytes);
+  if (!step.copies.empty()) ops::copy_blocks(context_, *kv_, step.copies);
+
+  StepBatch batch = writer_->batch(f.shape, block);
+  device_batch_ = bounds(f);
+  device_batch_.step = ++forwards_;
+  batch.device = &device_batch_;
+  logits_ = make_tensor(logits_memory_.data(), DType::kF32, {f.shape.logit_rows, info_.vocab_size},
+                        context_.device);
+  if (f.padded) {
+    Graphs& graphs = graphs_[rows];
+    replay(graphs.forward, graphs.forward_warm, [&] { run_forward(batch, f.shape); });
+  } else {
+    run_forward(batch, f.shape);
+  }
+}
+
+// Rare: many blocks at once, as after a long prefix was found in the cache.
+void CudaRunner::send_deltas() {
+  std::span<const cuda::BlockDelta> rest = writer_->overflow();
+  const size_t room = pinned_deltas_.size() / sizeof(cuda::BlockDelta);
+  while (!rest.empty()) {
+    if (deltas_sent_) gpu_->wait(deltas_sent_);  // one buffer for all rounds
+    const auto round = rest.first(std::min(room, rest.size()));
+    std::memcpy(pinned_deltas_.data(), round.data(), round.size_bytes());
+    gpu_->copy_in(delta_memory_.data(), pinned_deltas_.data(), round.size_bytes());
+    cuda::apply_deltas(*gpu_, state_, reinterpret_cast<const cuda::BlockDelta*>(delta_memory_.data()),
+                       static_cast<int32_t>(round.size()));
+    deltas_sent_ = gpu_->record();
+    rest = rest.subspan(round.size());
+  }
+}
+
+// What is captured serves every step of its shape, so its bounds are those of the longest sequence.
+cuda::DeviceBatch CudaRunner::bounds(const Flight& f) const {
+  cuda::DeviceBatch d = cuda::device_batch(state_, f.shape);
+  d.decode_rows = f.padded ? f.shape.rows : summary_.decode_rows;
+  d.max_query = f.padded ? 1 : summary_.max_query;
+  d.max_context = f.padded ? options_.max_model_len : summary_.max_context;
+  return d;
+}
+
+void CudaRunner::run_forward(const StepBatch& batch, const cuda::StepShape& shape) {
+  cuda::begin_step(*gpu_, state_, shape);
+  scratch_.reset();
+  gpu_->pdl = gpu_->fast.pdl && batch.device->decode_rows == shape.rows && shape.rows <= options_.pdl_rows;
+  model_->forward(context_, batch, *kv_, slots_, {.logits = logits_});
+  gpu_->pdl = false;
+}
+
+// No graph when there is no memory for it, or something in it cannot be captured: then steps run without.
+cuda::Graph CudaRunner::capture(const std::function<void()>& body) {
+  std::string why;
+  try {
+    gpu_->begin_capture();
+    body();
+    return gpu_->end_capture();
+  } catch (const std::bad_alloc& e) {
+    why = e.what();
+  } catch (const cuda::CudaError& e) {
+    if (e.sticky()) throw;
+    why = e.what();
+  }
+  gpu_->pdl = false;
+  gpu_->abandon_capture();
+  captures_ = false;
+  log::warn("no more CUDA graphs, steps of sizes that have none run without: {}", why);
+  return {};
+}
+
+void CudaRunner::replay(cuda::Graph& graph, bool& warm, const std::function<void()>& body) {
+  if (!graph && warm && captures_) graph = capture(body);
+  if (graph) {
+    gpu_->launch(graph);
+  } else {
+    body();
+    warm = true;
+  }
+}
+
+std::vector<float> CudaRunner::read_logits() {
+  std::vector<float> out(static_cast<size_t>(logits_.elems()));
+  guarded([&] {
+    // Not pinned: the copy is done when the call returns, or soon after.
+    gpu_->copy_out(out.data(), logits_.data, out.size() * sizeof(float));
+    gpu_->synchronize();
+  });
+  return out;
+}
+
+StepOutput CudaRunner::wait(uint64_t step_id) {
+  if (!lost_.empty()) throw DeviceLost(lost_);
+  DI_CHECK(in_flight_ > 0 && flight(0).id == step_id, "wait for step {}, the oldest of {} in flight is {}",
+           step_id, in_flight_, in_flight_ > 0 ? flight(0).id : 0);
+  Flight& f = flight(0);
+  first_ = (first_ + 1) % static_cast<int>(flights_.size());
+  --in_flight_;
+  guarded([&] { gpu_->wait(f.done); });
+  const std::byte* out = f.output.data();
+  const auto* token = reinterpret_cast<const int32_t*>(out);
+  const auto* logprob = reinterpret_cast<const float*>(out + output_layout_.logprob);
+  const auto* top_token = reinterpret_cast<const int32_t*>(out + output_layout_.top_token);
+  const auto* top_logprob = reinterpret_cast<const float*>(out + output_layout_.top_logprob);
+  StepOutput output;
+  output.accepted.resize(f.sampled.size());
+  for (size_t i = 0; i < f.sampled.size(); ++i) {
+    const Sampled& s = f.sampled[i];
+    OutputToken t{.id = token[s.row]};
+    if (s.logprobs >= 0) t.logprob = logprob[s.row];
+    for (int32_t k = 0; k < s.logprobs; ++k) {
+      const int64_t at = int64_t{s.row} * cuda::kMaxTopLogprobs + k;
+      t.top.push_back({top_token[at], top_logprob[at]});
+    }
+    output.accepted[i].push_back(std::move(t));
+  }
+  return output;
+}
+
+}  // namespace deepinfer

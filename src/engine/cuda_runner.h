@@ -1,0 +1,153 @@
+// Runs steps on a CUDA device: several in flight, decode steps as captured graphs.
+//
+// A step is one copy of its arrays, a forward and a sample part, and one copy of the tokens back. All go to
+// the device's stream in order; the host only waits for the event behind the last. Tokens stay on the device
+// for the next step, so that it can be launched before the host has seen them.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend/cuda/sample.h"
+#include "backend/cuda_gpu.h"
+#include "backend/cuda_step.h"
+#include "engine/measured_memory.h"
+#include "engine/model_runner.h"
+#include "engine/step_writer.h"
+#include "model/model.h"
+
+namespace deepinfer {
+
+struct CudaRunnerOptions {
+  int max_num_seqs = 256;
+  int max_num_batched_tokens = 2048;
+  int max_model_len = 0;
+  int block_size = 16;
+  DType kv_dtype = DType::kBF16;
+  DType activation = DType::kBF16;  // what the model was loaded with
+  bool enforce_eager = false;       // no graphs
+  // Rows that decode graphs are captured for, ascending; empty: 1, 2, 4, 8, 16, 24, 32 and so on. Always up
+  // to max_num_seqs.
+  std::vector<int> graph_sizes;
+  int pdl_rows = 32;  // graphs of at most so many rows let kernels overlap, where the card can
+  int max_in_flight = 2;
+  PlanCache plan_cache;  // how much of what is left becomes KV cache
+};
+
+// The rows that graphs are captured for.
+std::vector<int> graph_sizes(const CudaRunnerOptions& options);
+
+class CudaRunner final : public ModelRunner {
+ public:
+  // `model` was loaded on `gpu`. Allocates all that steps need, runs the largest one, captures the first
+  // graphs, then maps the KV cache that plan_cache asks for. kMemory.
+  static Result<std::unique_ptr<CudaRunner>> create(std::unique_ptr<cuda::Gpu> gpu,
+                                                    std::unique_ptr<Model> model, CudaRunnerOptions options);
+  ~CudaRunner() override;  // waits for the device
+
+  const Info& info() const override { return info_; }
+  const MeasuredMemory& measured() const { return measured_; }
+  cuda::Gpu& gpu() { return *gpu_; }
+
+  void launch_forward(const Step& step) override;
+  void launch_sample(const Step& step) override;
+  StepOutput wait(uint64_t step_id) override;
+
+  // Logits of the last forward, [S, V], after all before it: for tests and for quality measurements.
+  std::vector<float> read_logits();
+
+ private:
+  // A row that samples: where its results stand, and what it asked for.
+  struct Sampled {
+    int32_t row = 0;
+    int32_t logprobs = -1;
+  };
+  // One of the steps in flight. The host's memory of it is pinned: copies read and write it while the host
+  // goes on, so it is used again only after its step is done.
+  struct Flight {
+    Buffer step_block, sample_block, masks, output;
+    uint64_t id = 0;
+    cuda::StepShape shape;
+    bool padded = false;  // of a graph's shape
+    std::vector<Sampled> sampled;
+    bool copies_top = false;
+    cuda::Event done;
+  };
+  struct Graphs {
+    bool forward_warm = false,
+         sample_warm = false;  // ran once without a graph: libraries chose, code is loaded
+    cuda::Graph forward, sample;
+  };
+  // Where the sampled tokens stand in `output`, of rows up to max_num_seqs.
+  struct OutputLayout {
+    size_t logprob = 0, top_token = 0, top_logprob = 0, bytes = 0;
+  };
+
+  CudaRunner() = default;
+  Result<void> allocate();
+  Result<void> allocate_state();
+  Result<void> allocate_flights();
+  Result<void> allocate_sampler(int32_t list_words);
+  Result<void> reserve_cache();
+  Result<void> prepare();
+  Result<void> map_blocks(int64_t blocks);
+  void run_trial(const Step& step);
+  void run_largest_step();
+  void capture_first();
+  size_t run_decode_twice(int rows);
+  size_t free_bytes();
+
+  void guarded(const std::function<void()>& body);
+  void clean_up();
+  Flight& flight(int in_order) { return flights_[(first_ + in_order) % flights_.size()]; }
+
+  void forward(const Step& step);
+  void send_deltas();
+  void run_forward(const StepBatch& batch, const cuda::StepShape& shape);
+  void sample(const Step& step);
+  void pack_samples(const Step& step, Flight& f);
+  void run_sample(const Flight& f);
+  cuda::DeviceBatch bounds(const Flight& f) const;
+  cuda::Graph capture(const std::function<void()>& body);
+  // Runs `body` as a graph of its own, once it ran without.
+  void replay(cuda::Graph& graph, bool& warm, const std::function<void()>& body);
+  int graph_rows(const StepSummary& summary) const;
+
+  std::unique_ptr<cuda::Gpu> gpu_;  // destroyed last
+  std::unique_ptr<Model> model_;
+  CudaRunnerOptions options_;
+  Info info_;
+  MeasuredMemory measured_;
+
+  Buffer state_memory_, logits_memory_, sample_memory_, sample_scratch_, output_memory_, delta_memory_;
+  Buffer pinned_deltas_;
+  cuda::Range kv_range_, history_range_;
+  cuda::StepState state_;
+  cuda::StepShape largest_;
+  int32_t delta_room_ = 0;
+  Arena scratch_;
+  Context context_;
+  SlotTable slots_;
+  std::unique_ptr<KvCache> kv_;
+  cuda::DeviceSampleBlock sample_block_;
+  OutputLayout output_layout_;
+  std::unique_ptr<StepWriter> writer_;
+
+  std::vector<Flight> flights_;  // a ring
+  int first_ = 0, in_flight_ = 0;
+  std::vector<int> sizes_;          // of graphs; none: eager
+  std::map<int, Graphs> graphs_;    // by rows
+  bool captures_ = true;            // until one failed
+  cuda::DeviceBatch device_batch_;  // of the forward that was launched last
+  uint64_t forwards_ = 0;
+  StepSummary summary_;
+  Tensor logits_;
+  std::vector<SampleRow> sample_rows_;
+  cuda::Event deltas_sent_;
+  std::string lost_;  // why the device is gone
+};
+
+}  // namespace deepinfer

@@ -1,0 +1,99 @@
+// The sampling half of a step.
+#include <algorithm>
+
+#include "backend/cuda_error.h"
+#include "base/check.h"
+#include "engine/cuda_runner.h"
+
+namespace deepinfer {
+
+void CudaRunner::launch_sample(const Step& step) {
+  guarded([&] { sample(step); });
+  ++in_flight_;
+}
+
+void CudaRunner::sample(const Step& step) {
+  Flight& f = flight(in_flight_);
+  DI_CHECK(f.id == step.id, "sample of step {} after forward of step {}", step.id, f.id);
+  pack_samples(step, f);
+  if (f.shape.logit_rows > 0) {
+    if (f.padded) {
+      Graphs& graphs = graphs_[f.shape.rows];
+      replay(graphs.sample, graphs.sample_warm, [&] { run_sample(f); });
+    } else {
+      run_sample(f);
+    }
+  }
+  if (!f.sampled.empty()) {
+    const bool logprobs =
+        std::any_of(f.sampled.begin(), f.sampled.end(), [](const Sampled& s) { return s.logprobs >= 0; });
+    const size_t bytes = f.copies_top ? output_layout_.bytes
+                         : logprobs   ? output_layout_.top_token
+                                      : output_layout_.logprob;
+    gpu_->copy_out(f.output.data(), output_memory_.data(), bytes);
+  }
+  f.done = gpu_->record();
+}
+
+// The rows of the sampling block are the rows of the logits: in a padded step those that do not sample are
+// there too, and draw into the slot of padding.
+void CudaRunner::pack_samples(const Step& step, Flight& f) {
+  sample_rows_.clear();
+  f.copies_top = false;
+  bool masks = false;
+  for (const StepRow& row : step.rows) {
+    if (!row.samples && !f.padded) continue;
+    const auto at = static_cast<int32_t>(sample_rows_.size());
+    SampleRow& r = sample_rows_.emplace_back();
+    if (!row.samples) {
+      r.slot = state_.slots - 1;
+      r.temperature = 0;
+      continue;
+    }
+    r = row.sampling;
+    r.slot = row.slot;
+    f.sampled.push_back({at, r.logprobs});
+    f.copies_top = f.copies_top || r.logprobs > 0;
+    masks = masks || r.mask != nullptr;
+  }
+  if (f.shape.logit_rows == 0) return;
+  cuda::SamplePacking packing{.layout = sample_block_.layout,
+                              .rows = f.padded ? f.shape.logit_rows : 0,
+                              .dummy_slot = state_.slots - 1,
+                              .vocab = info_.vocab_size,
+                              .history = state_.history != nullptr};
+  cuda::Packed packed = cuda::pack_sample_block(sample_rows_, packing, f.sample_block.data());
+  if (!packed.fits) {
+    // Long lists of biases. Steps in flight read the old block, and graphs know its address.
+    gpu_->synchronize();
+    for (auto& [rows, graphs] : graphs_) graphs.sample = {};
+    if (Result<void> grown = allocate_sampler(2 * packed.list_words); !grown)
+      throw cuda::CudaOutOfMemory(grown.error().message);
+    packing.layout = sample_block_.layout;
+    packed = cuda::pack_sample_block(sample_rows_, packing, f.sample_block.data());
+    DI_CHECK(packed.fits, "a sampling block of {} words for {}", sample_block_.layout.list_words,
+             packed.list_words);
+  }
+  gpu_->copy_in(sample_block_.data, f.sample_block.data(), packed.bytes);
+  if (masks) {
+    auto* host = reinterpret_cast<uint32_t*>(f.masks.data());
+    const size_t bytes = cuda::pack_masks(sample_rows_, info_.vocab_size, host);
+    gpu_->copy_in(const_cast<uint32_t*>(sample_block_.masks), host, bytes);
+  }
+}
+
+void CudaRunner::run_sample(const Flight& f) {
+  std::byte* out = output_memory_.data();
+  const cuda::SampleOutputs outputs{.token = reinterpret_cast<int32_t*>(out),
+                                    .logprob = reinterpret_cast<float*>(out + output_layout_.logprob),
+                                    .top_token = reinterpret_cast<int32_t*>(out + output_layout_.top_token),
+                                    .top_logprob = reinterpret_cast<float*>(out + output_layout_.top_logprob),
+                                    .top_stride = cuda::kMaxTopLogprobs,
+                                    .last_token = state_.last_token};
+  const Tensor logits = make_tensor(logits_memory_.data(), DType::kF32,
+                                    {f.shape.logit_rows, info_.vocab_size}, context_.device);
+  cuda::sample_device(*gpu_, logits, sample_block_, device_batch_, info_.block_size, outputs,
+                      sample_scratch_.data());
+}
+
+}  // namespace deepinfer
