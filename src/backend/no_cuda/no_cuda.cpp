@@ -1,15 +1,8 @@
 #include "backend/cuda.h"
+#include "backend/no_cuda/unavailable.h"
 #include "base/check.h"
 
 namespace deepinfer::cuda {
-namespace {
-
-[[noreturn]] void unavailable(const char* operation) {
-  throw CudaUnavailable(fmt::format(
-      "{}: the tensors are on a CUDA device, but this build has no CUDA: use device cpu", operation));
-}
-
-}  // namespace
 
 Result<LinearWeight> pack_linear(Context&, const LinearSource&) {
   return make_error(ErrorCode::kUnsupported,
@@ -19,18 +12,6 @@ Result<LinearWeight> pack_linear(Context&, const LinearSource&) {
 Result<Buffer> upload(Context&, std::span<const float>) {
   unavailable("upload");
 }
-void embed(Context&, const EmbedParams&) {
-  unavailable("embed");
-}
-void rope(Context&, const RopeParams&) {
-  unavailable("rope");
-}
-void qkv(Context&, const QkvParams&) {
-  unavailable("qkv");
-}
-void attention(Context&, const AttentionParams&) {
-  unavailable("attention");
-}
 void project(Context&, const ProjectParams&) {
   unavailable("project");
 }
@@ -39,9 +20,6 @@ void gate_up(Context&, const GateUpParams&) {
 }
 void head(Context&, const HeadParams&) {
   unavailable("head");
-}
-void copy_blocks(Context&, const KvCache&, std::span<const BlockCopy>) {
-  unavailable("copy_blocks");
 }
 size_t scratch_bytes(const Context&, int64_t, int64_t, int64_t, int64_t) {
   unavailable("scratch_bytes");
