@@ -55,6 +55,7 @@ __global__ void apply_deltas_kernel(int32_t* tables, const BlockDelta* deltas, i
 
 void begin_step(Gpu& gpu, const StepState& state, const StepShape& shape) {
   if (shape.rows == 0) return;
+  ++gpu.parts().steps;
   launch({.grid = dim3(static_cast<unsigned>(shape.rows)), .block = dim3(kThreads), .stream = stream_of(gpu)},
          begin_step_kernel, state, step_arrays(state.block, shape));
 }

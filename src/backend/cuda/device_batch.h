@@ -23,9 +23,6 @@ struct DeviceBatch {
   // penalties count. Null: no sampler needs it.
   int32_t* history = nullptr;
   int32_t history_group = 0;
-  // The same in all operations of a step and in no other step: what may be computed once for all layers. 0:
-  // not known, nothing is shared.
-  uint64_t step = 0;
   // Sizes that the host knows. In a capture they are bounds for every step that the graph will serve.
   int32_t decode_rows = 0;  // the first rows, of one token each
   int32_t max_query = 0;    // most tokens of a row

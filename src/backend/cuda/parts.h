@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstdint>
 #include <memory>
 
 #include "backend/cuda_gpu.h"
@@ -20,6 +21,7 @@ struct Gpu::Parts {
   ~Parts();
 
   cudaStream_t stream = nullptr;
+  uint64_t steps = 0;  // begun; what a step's layers share is made anew when it changes
   std::shared_ptr<EventPool> events;
   std::shared_ptr<Cublaslt> cublaslt;             // null: the library is not there, own kernels serve
   std::shared_ptr<FastAttention> fast_attention;  // null: not prepared, own kernels serve

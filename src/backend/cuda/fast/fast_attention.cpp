@@ -22,10 +22,10 @@ constexpr int kXqaTile = 256;  // positions that a block of XQA takes at once
 constexpr int kXqaPage = 16;
 constexpr size_t kAlign = 256;
 
-// The step and capture that a plan was made in. Step 0 is never equal to another.
+// What a plan was made for. begin_step counts steps, those that are recorded into a graph too, so that a
+// graph has a plan of its own; before the first one (step 0) nothing is shared.
 struct PlanKey {
   uint64_t step = 0;
-  unsigned long long capture = 0;
   const DeviceBatch* batch = nullptr;
   PlanSizes sizes;
   bool operator==(const PlanKey&) const = default;
@@ -171,12 +171,9 @@ const Fa2Unit* FastAttention::find_fa2(const PagedAttention& a) const {
   return nullptr;
 }
 
-// All layers of a step share a plan; a capture records one of its own, whatever was planned before.
+// All layers of a step share a plan.
 void FastAttention::plan_for(Gpu& gpu, const PagedAttention& a, int32_t tile) {
-  PlanKey key{.step = a.batch->step, .batch = a.batch, .sizes = sizes_of(a, tile)};
-  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  DI_CUDA_CHECK(cudaStreamGetCaptureInfo(stream_of(gpu), &status, &key.capture));
-  if (status == cudaStreamCaptureStatusNone) key.capture = 0;
+  const PlanKey key{.step = gpu.parts().steps, .batch = a.batch, .sizes = sizes_of(a, tile)};
   if (key.step != 0 && key == planned_) return;
   planned_ = {};
   make_plan(key.sizes, *a.batch, plan_, stream_of(gpu));

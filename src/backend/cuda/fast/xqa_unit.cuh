@@ -73,7 +73,7 @@ struct float2 : ::float2 {
 // What the static's constructor would call.
 #define cudaMemcpyFromSymbol(value, ...) (*(value) = 0u, cudaSuccess)
 #define cudaFuncSetAttribute(...) cudaSuccess
-#include "mha.cu"
+#include <mha.cu>
 #undef cudaFuncSetAttribute
 #undef cudaMemcpyFromSymbol
 
