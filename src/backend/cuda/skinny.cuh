@@ -1,0 +1,343 @@
+// Products of at most 16 tokens: the weight streams through once, as fast as memory gives it.
+//
+// A block owns kRT tiles of 16 rows; its warps (product_sections of them) share K by sections, each with kDepth
+// units of 64 columns in flight in registers, and add their sums through shared memory in a fixed order. The
+// weight is mma's 16-row operand, tokens are its 8 columns, kNT times. The first loads are the weight's, before
+// grid_dependency_wait().
+//
+// Launch: grid = row tiles / kRT (fewer with kNorm: blocks then walk over tiles, as each has to normalize x),
+// block = 32 * sections.
+#pragma once
+
+#include "backend/cuda/launch.h"
+#include "backend/cuda/sink.cuh"
+
+namespace deepinfer::cuda::skinny {
+
+inline constexpr int kMostWarps = 8;
+// Elements from one row of staged x to the next beyond its columns: 64 bytes, so that the 16-byte reads of 8
+// threads (2 rows, 4 places) touch each bank once.
+inline constexpr int kPad = 32;
+
+// One unit of 64 columns of a 16-row tile, as this lane holds it.
+template <class A, Layout kLayout>
+struct Unit;
+
+template <class A>
+struct DenseUnit {
+  Bits128 rows[2][2];  // [half of the columns][row g, row g + 8]
+
+  __device__ void load(const PackedView& w, int64_t tile, int64_t unit, int lane) {
+    const int g = lane / 4, t = lane % 4;
+    const A* p = static_cast<const A*>(w.data) + (tile * kTileRows + g) * w.cols + unit * kUnitCols + t * 8;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      rows[half][0] = load_128_streaming(p + half * 32);
+      rows[half][1] = load_128_streaming(p + half * 32 + 8 * w.cols);
+    }
+  }
+
+  template <int kNT>
+  __device__ void multiply(float (&sum)[kNT][4], const Bits128 (&x)[kNT][2]) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const Bits128 &a = rows[half][0], &b = rows[half][1];
+#pragma unroll
+      for (int n = 0; n < kNT; ++n) {
+        const Bits128& v = x[n][half];
+        mma_m16n8k16<A>(sum[n], {a.x[0], b.x[0], a.x[1], b.x[1]}, {v.x[0], v.x[1]});
+        mma_m16n8k16<A>(sum[n], {a.x[2], b.x[2], a.x[3], b.x[3]}, {v.x[2], v.x[3]});
+      }
+    }
+  }
+};
+
+template <class A>
+struct Unit<A, Layout::kBF16> : DenseUnit<A> {};
+template <class A>
+struct Unit<A, Layout::kF16> : DenseUnit<A> {};
+
+// The sums of one 32-column block over exact integers, then d * sum + m * (sum of x) in F32.
+template <class A, int kNT>
+__device__ inline void add_block(float (&sum)[kNT][4], const uint32_t (&a)[4], const uint32_t (&b)[4],
+                                 const Bits128 (&x)[kNT][2], int block, float2 d) {
+#pragma unroll
+  for (int n = 0; n < kNT; ++n) {
+    const Bits128& v = x[n][block];
+    float part[4] = {};
+    mma_m16n8k16<A>(part, {a[0], b[0], a[1], b[1]}, {v.x[0], v.x[1]});
+    mma_m16n8k16<A>(part, {a[2], b[2], a[3], b[3]}, {v.x[2], v.x[3]});
+    sum[n][0] += d.x * part[0];
+    sum[n][1] += d.x * part[1];
+    sum[n][2] += d.y * part[2];
+    sum[n][3] += d.y * part[3];
+  }
+}
+
+// 8 nibbles of a word as 4 pairs, minus 0 or 8: 128 + q (1,024 + q in F16) has q in its lowest bits.
+template <class A, bool kSigned>
+__device__ inline void nibbles(uint32_t word, uint32_t (&pairs)[4]) {
+  constexpr bool kBF = std::is_same_v<A, __nv_bfloat16>;
+  constexpr uint32_t kMagic = kBF ? 0x43004300u : 0x64006400u;
+  // 128 or 136; 1,024 or 1,032.
+  constexpr uint32_t kOffset = kBF ? (kSigned ? 0x43084308u : 0x43004300u) : (kSigned ? 0x64086408u : 0x64006400u);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) pairs[i] = sub2<A>(and_or(word >> (4 * i), 0x000f000fu, kMagic), kOffset);
+}
+
+template <class A, bool kMin>
+struct Q4Unit {
+  Bits128 quants;
+  uint32_t scales[kMin ? 4 : 2];  // d of (block 0: g, g + 8), (block 1: ..); the same of m
+
+  __device__ void load(const PackedView& w, int64_t tile, int64_t unit, int lane) {
+    const int64_t at = tile * (w.cols / kUnitCols) + unit;
+    quants = load_128_streaming(static_cast<const unsigned char*>(w.data) + at * 512 + lane * 16);
+    const unsigned char* p =
+        static_cast<const unsigned char*>(w.scales) + at * (kMin ? 128 : 64) + lane / 4 * (kMin ? 16 : 8);
+    if constexpr (kMin) {
+      const Bits128 s = load_128_streaming(p);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) scales[i] = s.x[i];
+    } else {
+      const uint2 s = ldg(reinterpret_cast<const uint2*>(p));
+      scales[0] = s.x;
+      scales[1] = s.y;
+    }
+  }
+
+  template <int kNT>
+  __device__ void multiply(float (&sum)[kNT][4], const Bits128 (&x)[kNT][2]) const {
+#pragma unroll
+    for (int block = 0; block < 2; ++block) {
+      uint32_t a[4], b[4];
+      nibbles<A, !kMin>(quants.x[2 * block], a);
+      nibbles<A, !kMin>(quants.x[2 * block + 1], b);
+      add_block<A, kNT>(sum, a, b, x, block, unpack2<__half>(scales[block]));
+      if constexpr (kMin) add_minima<kNT>(sum, x, block);
+    }
+  }
+
+  // A row of ones times x is the sum of x, where this thread needs it.
+  template <int kNT>
+  __device__ void add_minima(float (&sum)[kNT][4], const Bits128 (&x)[kNT][2], int block) const {
+    const uint32_t one = std::is_same_v<A, __nv_bfloat16> ? 0x3f803f80u : 0x3c003c00u;
+    const float2 m = unpack2<__half>(scales[kMin ? 2 + block : 0]);
+#pragma unroll
+    for (int n = 0; n < kNT; ++n) {
+      const Bits128& v = x[n][block];
+      float part[4] = {};
+      mma_m16n8k16<A>(part, {one, one, one, one}, {v.x[0], v.x[1]});
+      mma_m16n8k16<A>(part, {one, one, one, one}, {v.x[2], v.x[3]});
+      sum[n][0] += m.x * part[0];
+      sum[n][1] += m.x * part[1];
+      sum[n][2] += m.y * part[2];
+      sum[n][3] += m.y * part[3];
+    }
+  }
+};
+
+template <class A>
+struct Unit<A, Layout::kQ4_0> : Q4Unit<A, false> {};
+template <class A>
+struct Unit<A, Layout::kQ4_1> : Q4Unit<A, true> {};
+
+template <class A>
+struct Unit<A, Layout::kQ8_0> {
+  Bits128 quants[2];
+  uint32_t scales[2];
+
+  __device__ void load(const PackedView& w, int64_t tile, int64_t unit, int lane) {
+    const int64_t at = tile * (w.cols / kUnitCols) + unit;
+    const unsigned char* p = static_cast<const unsigned char*>(w.data) + at * 1024 + lane * 16;
+    quants[0] = load_128_streaming(p);
+    quants[1] = load_128_streaming(p + 512);
+    const uint2 s = ldg(
+        reinterpret_cast<const uint2*>(static_cast<const unsigned char*>(w.scales) + at * 64 + lane / 4 * 8));
+    scales[0] = s.x;
+    scales[1] = s.y;
+  }
+
+  // Bytes q + 128 through F32: 2^23 + q has q in its lowest bits.
+  static __device__ void bytes(uint32_t low, uint32_t high, uint32_t (&pairs)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t word = i < 2 ? low : high;
+      const float e = bit_cast<float>(byte_perm(word, 0x4b000000u, i % 2 == 0 ? 0x7440u : 0x7442u));
+      const float f = bit_cast<float>(byte_perm(word, 0x4b000000u, i % 2 == 0 ? 0x7441u : 0x7443u));
+      pairs[i] = pack2<A>(e - 8388736.0f, f - 8388736.0f);
+    }
+  }
+
+  template <int kNT>
+  __device__ void multiply(float (&sum)[kNT][4], const Bits128 (&x)[kNT][2]) const {
+#pragma unroll
+    for (int block = 0; block < 2; ++block) {
+      uint32_t a[4], b[4];
+      bytes(quants[block].x[0], quants[block].x[1], a);
+      bytes(quants[block].x[2], quants[block].x[3], b);
+      add_block<A, kNT>(sum, a, b, x, block, unpack2<__half>(scales[block]));
+    }
+  }
+};
+
+// This lane's columns of a unit for token 8 n + g, from memory or from staged rows.
+template <class A, int kNT>
+__device__ inline void load_x(Bits128 (&x)[kNT][2], const A* rows, int64_t stride, int64_t tokens, int64_t unit,
+                              int lane) {
+  const int g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int n = 0; n < kNT; ++n) {
+    const bool exists = n * 8 + g < tokens;
+    const A* p = rows + (n * 8 + g) * stride + unit * kUnitCols + t * 8;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) x[n][half] = exists ? load_128(p + half * 32) : Bits128{};
+  }
+}
+
+// x * rstd * weight of every token, rounded to A, into `staged` [tokens][cols + kPad].
+template <class A>
+__device__ inline void stage_norm(const Product& p, A* staged, float* partial) {
+  const int threads = blockDim.x, warps = threads / 32;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int64_t cols = p.w.cols;
+  const float* x = static_cast<const float*>(p.x);
+  for (int token = 0; token < p.tokens; ++token) {
+    const float* row = x + (p.x_row != nullptr ? p.x_row[token] : token) * p.x_stride;
+    float sum = 0;
+    for (int64_t i = threadIdx.x * 4; i < cols; i += threads * 4) {
+      const float4 v = *reinterpret_cast<const float4*>(row + i);
+      sum += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+    }
+#pragma unroll
+    for (int bits = 16; bits > 0; bits /= 2) sum += shfl_xor(sum, bits);
+    if (lane == 0) partial[token * kMostWarps + warp] = sum;
+  }
+  sync_threads();
+  for (int token = 0; token < p.tokens; ++token) {
+    const float* row = x + (p.x_row != nullptr ? p.x_row[token] : token) * p.x_stride;
+    float sum = 0;
+    for (int i = 0; i < warps; ++i) sum += partial[token * kMostWarps + i];
+    const float factor = rsqrt(sum / static_cast<float>(cols) + p.eps);
+    for (int64_t i = threadIdx.x * 4; i < cols; i += threads * 4) {
+      const float4 v = *reinterpret_cast<const float4*>(row + i);
+      const float4 w = *reinterpret_cast<const float4*>(p.norm + i);
+      uint2 pair;
+      pair.x = pack2<A>(v.x * factor * w.x, v.y * factor * w.y);
+      pair.y = pack2<A>(v.z * factor * w.z, v.w * factor * w.w);
+      *reinterpret_cast<uint2*>(staged + token * (cols + kPad) + i) = pair;
+    }
+  }
+  sync_threads();
+}
+
+// The warps' sums added up; every thread then finishes some of the outputs.
+template <class A, int kRT, int kNT>
+__device__ inline void finish(const Product& p, int64_t tile, const float (&sum)[kRT][kNT][4], float* sums) {
+  constexpr int kTile = 16 * 8 * kNT;  // of one row tile: [kNT][4][32 lanes]
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+#pragma unroll
+  for (int r = 0; r < kRT; ++r)
+#pragma unroll
+    for (int n = 0; n < kNT; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        sums[warp * kRT * kTile + r * kTile + (n * 4 + i) * 32 + lane] = sum[r][n][i];
+  sync_threads();
+  const int64_t tiles = p.w.rows / kTileRows;
+  const auto total = [&](int r, int row, int token) {
+    const int from = (row % 8) * 4 + token % 8 / 2, i = row / 8 * 2 + token % 2;
+    float v = 0;
+    for (int w = 0; w < warps; ++w) {
+      const float s = sums[w * kRT * kTile + r * kTile + (token / 8 * 4 + i) * 32 + from];
+      v = w == 0 ? s : v + s;
+    }
+    return v;
+  };
+  const int rows = p.sink.kind == Epilogue::kGated ? 8 : 16;  // outputs of a tile and token
+  for (int at = threadIdx.x; at < kRT * rows * p.tokens; at += blockDim.x) {
+    const int row = at % rows, r = at / rows % kRT, token = at / (rows * kRT);
+    if (tile + r >= tiles) continue;
+    const int64_t first = p.first_row + (tile + r) * kTileRows;
+    if (rows == 8)
+      put_pair<A>(p.sink, token, first / 2 + row, total(r, row, token), total(r, row + 8, token));
+    else
+      put<A>(p.sink, token, first + row, total(r, row, token));
+  }
+}
+
+template <class A, Layout kLayout, int kRT, int kNT, int kDepth, bool kNorm>
+__global__ void __launch_bounds__(32 * kMostWarps, 2) kernel(Product p) {
+  using Weight = Unit<A, kLayout>;
+  DI_DYNAMIC_SHARED(bytes);
+  float* sums = reinterpret_cast<float*>(bytes);  // [warps][kRT][kNT][4][32], with kNorm partial sums before
+  A* staged = reinterpret_cast<A*>(sums + (blockDim.x / 32) * kRT * kNT * 128);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, sections = blockDim.x / 32;
+  const int64_t tiles = p.w.rows / kTileRows, units = p.w.cols / kUnitCols;
+  const int64_t begin = section_start(units, sections, warp), end = section_start(units, sections, warp + 1);
+  const A* x_rows = kNorm ? staged : static_cast<const A*>(p.x);
+  const int64_t x_stride = kNorm ? p.w.cols + kPad : p.x_stride;
+  grid_launch_dependents();
+  for (int64_t tile = static_cast<int64_t>(blockIdx.x) * kRT; tile < tiles;
+       tile += static_cast<int64_t>(gridDim.x) * kRT) {
+    const bool first = tile == static_cast<int64_t>(blockIdx.x) * kRT;
+    Weight w[kDepth][kRT];
+    Bits128 x[kDepth][kNT][2];
+    const auto load_weight = [&](int slot, int64_t unit) {
+#pragma unroll
+      for (int r = 0; r < kRT; ++r) w[slot][r].load(p.w, minimum(tile + r, tiles - 1), unit, lane);
+    };
+#pragma unroll
+    for (int i = 0; i < kDepth; ++i)
+      if (begin + i < end) load_weight(i, begin + i);
+    if (first) {
+      grid_dependency_wait();
+      if constexpr (kNorm) stage_norm<A>(p, staged, sums);
+    } else {
+      sync_threads();  // the tile before has read its sums
+    }
+#pragma unroll
+    for (int i = 0; i < kDepth; ++i)
+      if (begin + i < end) load_x<A, kNT>(x[i], x_rows, x_stride, p.tokens, begin + i, lane);
+    float sum[kRT][kNT][4] = {};
+    for (int64_t unit = begin; unit < end; unit += kDepth) {
+#pragma unroll
+      for (int i = 0; i < kDepth; ++i) {
+        if (unit + i >= end) break;
+#pragma unroll
+        for (int r = 0; r < kRT; ++r) w[i][r].template multiply<kNT>(sum[r], x[i]);
+        if (unit + i + kDepth < end) {
+          load_weight(i, unit + i + kDepth);
+          load_x<A, kNT>(x[i], x_rows, x_stride, p.tokens, unit + i + kDepth, lane);
+        }
+      }
+    }
+    finish<A, kRT, kNT>(p, tile, sum, sums);
+  }
+}
+
+template <class A, Layout kLayout, int kRT, int kNT, int kDepth, bool kNorm>
+void start(Gpu& gpu, const Product& p) {
+  const int warps = product_sections(p.w.cols);
+  const int64_t tiles = p.w.rows / kTileRows;
+  int64_t blocks = (tiles + kRT - 1) / kRT;
+  if (kNorm) blocks = std::min<int64_t>(blocks, int64_t{gpu.facts().multiprocessors} * 3);
+  size_t smem = static_cast<size_t>(warps) * kRT * kNT * 128 * sizeof(float);
+  if (kNorm) smem += static_cast<size_t>(p.tokens * (p.w.cols + kPad)) * sizeof(A);
+  launch({.grid = dim3(static_cast<unsigned>(blocks)),
+          .block = dim3(32 * warps),
+          .smem = smem,
+          .stream = stream_of(gpu),
+          .pdl = gpu.pdl},
+         kernel<A, kLayout, kRT, kNT, kDepth, kNorm>, p);
+}
+
+// Two tokens' tiles at once halve what is read of x for a row, which weighs as much as the weight then.
+template <class A, Layout kLayout, int kDepth>
+void choose(Gpu& gpu, const Product& p) {
+  if (p.norm != nullptr) return start<A, kLayout, 1, 1, kDepth, true>(gpu, p);
+  if (p.tokens <= 8) return start<A, kLayout, 1, 1, kDepth, false>(gpu, p);
+  return start<A, kLayout, 2, 2, (kDepth + 1) / 2, false>(gpu, p);
+}
+
+}  // namespace deepinfer::cuda::skinny
