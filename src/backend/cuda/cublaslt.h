@@ -62,19 +62,25 @@ class Cublaslt {
   // Allocates the workspace (fixed for good) and reads the tuned algorithms of this card. An error says why
   // the library cannot serve; nothing else then.
   static Result<std::shared_ptr<Cublaslt>> open(Gpu& gpu);
+  static Result<std::shared_ptr<Cublaslt>> open(Gpu& gpu, const CublasLtApi& api);
   ~Cublaslt();
 
-  // Launches in the Gpu's stream. False: the library has no algorithm for this one, use the own kernel.
+  // Launches in the Gpu's stream. False: the library has no algorithm for this one (or was not asked for it
+  // before this capture), use the own kernel.
   bool multiply(Gpu& gpu, const Gemm& gemm);
 
-  // Times the candidates for this shape unless that was done before, and keeps the best on disk. Writes
-  // garbage to gemm.d. Not in a capture; does nothing in deterministic mode.
-  void tune(Gpu& gpu, const Gemm& gemm);
+  // While it is on, the first product of a shape outside of captures tries the library's candidates and takes
+  // their times: outputs are garbage then, so only steps whose result nobody wants may run. Off: what was
+  // found is written to disk.
+  void set_tuning(Gpu& gpu, bool on);
 
  private:
   struct State;
   explicit Cublaslt(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
+
+// Sets gpu.parts().cublaslt and gpu.fast.cublaslt, or warns once why the own kernels serve.
+void open_cublaslt(Gpu& gpu);
 
 }  // namespace deepinfer::cuda

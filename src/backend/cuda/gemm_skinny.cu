@@ -6,8 +6,8 @@ namespace deepinfer::cuda {
 
 void skinny_product(Gpu& gpu, DType a, const Product& p) {
   if (is_quantized(p.w.layout)) return skinny_product_quantized(gpu, a, p);
-  if (a == DType::kBF16) return skinny::choose<__nv_bfloat16, Layout::kBF16, 2>(gpu, p);
-  return skinny::choose<__half, Layout::kF16, 2>(gpu, p);
+  if (a == DType::kBF16) return skinny::choose<__nv_bfloat16, Layout::kBF16, 2, 1>(gpu, p);
+  return skinny::choose<__half, Layout::kF16, 2, 1>(gpu, p);
 }
 
 // Three blocks of an SM must hold it, with room for their sums.

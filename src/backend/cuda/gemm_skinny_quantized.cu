@@ -7,9 +7,9 @@ namespace {
 
 template <class A>
 void choose_layout(Gpu& gpu, const Product& p) {
-  if (p.w.layout == Layout::kQ4_0) return skinny::choose<A, Layout::kQ4_0, 4>(gpu, p);
-  if (p.w.layout == Layout::kQ4_1) return skinny::choose<A, Layout::kQ4_1, 4>(gpu, p);
-  return skinny::choose<A, Layout::kQ8_0, 3>(gpu, p);
+  if (p.w.layout == Layout::kQ4_0) return skinny::choose<A, Layout::kQ4_0, 4, 2>(gpu, p);
+  if (p.w.layout == Layout::kQ4_1) return skinny::choose<A, Layout::kQ4_1, 4, 1>(gpu, p);
+  return skinny::choose<A, Layout::kQ8_0, 3, 1>(gpu, p);
 }
 
 }  // namespace

@@ -14,6 +14,7 @@ namespace deepinfer::cuda {
 class EventPool;      // events.h
 class Cublaslt;       // cublaslt.h: the library, its workspace, the algorithms found best
 class FastAttention;  // fast/fast_attention.h
+class Staging;        // staging.h
 
 struct Gpu::Parts {
   Parts() = default;
@@ -25,6 +26,7 @@ struct Gpu::Parts {
   std::shared_ptr<EventPool> events;
   std::shared_ptr<Cublaslt> cublaslt;             // null: the library is not there, own kernels serve
   std::shared_ptr<FastAttention> fast_attention;  // null: not prepared, own kernels serve
+  std::shared_ptr<Staging> staging;               // while weights are loaded; release_staging() ends it
 };
 
 inline cudaStream_t stream_of(const Gpu& gpu) {

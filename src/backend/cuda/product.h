@@ -1,10 +1,10 @@
 // What the product kernels (skinny and tile) take, by value, and who launches them.
 //
 // Both compute the same sums in the same order: K is cut into units of 64 columns, the units into sections, a
-// number that depends on K alone. A section is one chain of mma.sync over its columns, 16 at a time; the sections' sums are
-// added from the first to the last. Within a unit thread t of a quad holds columns 8 t .. 8 t + 7 of each half,
-// so that its fragment is 16 consecutive bytes; both operands are permuted alike. So a token's result has the
-// same bits whichever kernel computes it, alone or among others.
+// number that depends on K alone. A section is one chain of mma.sync over its columns, 16 at a time; the
+// sections' sums are added from the first to the last. Within a unit thread t of a quad holds columns 8 t ..
+// 8 t + 7 of each half, so that its fragment is 16 consecutive bytes; both operands are permuted alike. So a
+// token's result has the same bits whichever kernel computes it, alone or among others.
 #pragma once
 
 #include <algorithm>
@@ -51,7 +51,7 @@ constexpr int product_sections(int64_t cols) {
 }
 
 // First unit of section s.
-constexpr int64_t section_start(int64_t units, int sections, int s) {
+constexpr int section_start(int units, int sections, int s) {
   return units * s / sections;
 }
 
@@ -79,10 +79,13 @@ struct RowsToA {
 };
 void rows_to_a(Gpu& gpu, DType a, const RowsToA& r);
 
-// The epilogue of a product that a library left as plain sums: pairs of `sums` [tokens][sums_stride] A combined into
-// the sink (packed rows from first_row on), or the sink's bias added to its output.
-void combine_pairs(Gpu& gpu, DType a, const void* sums, int64_t sums_stride, int64_t tokens, int64_t first_row,
-                   int64_t rows, const Sink& sink);
+// The epilogue of a product that a library left as plain sums, of at most 65,535 tokens: pairs combined into
+// the sink, or the sink's bias added to its output.
+struct PairSums {
+  const void* sums = nullptr;  // [tokens][stride] A, packed rows [first_row, first_row + rows)
+  int64_t stride = 0, tokens = 0, first_row = 0, rows = 0;
+};
+void combine_pairs(Gpu& gpu, DType a, const PairSums& s, const Sink& sink);
 void add_bias(Gpu& gpu, DType a, int64_t tokens, int64_t first_row, int64_t rows, const Sink& sink);
 
 }  // namespace deepinfer::cuda

@@ -1,9 +1,9 @@
 // Products of at most 16 tokens: the weight streams through once, as fast as memory gives it.
 //
-// A block owns kRT tiles of 16 rows; its warps (product_sections of them) share K by sections, each with kDepth
-// units of 64 columns in flight in registers, and add their sums through shared memory in a fixed order. The
-// weight is mma's 16-row operand, tokens are its 8 columns, kNT times. The first loads are the weight's, before
-// grid_dependency_wait().
+// A block owns kRT tiles of 16 rows; its warps (product_sections of them) share K by sections, each with
+// kDepth units of 64 columns in flight in registers, and add their sums through shared memory in a fixed
+// order. The weight is mma's 16-row operand, tokens are its 8 columns, kNT times. The first loads are the
+// weight's, before grid_dependency_wait().
 //
 // Launch: grid = row tiles / kRT (fewer with kNorm: blocks then walk over tiles, as each has to normalize x),
 // block = 32 * sections.
@@ -27,9 +27,10 @@ template <class A>
 struct DenseUnit {
   Bits128 rows[2][2];  // [half of the columns][row g, row g + 8]
 
-  __device__ void load(const PackedView& w, int64_t tile, int64_t unit, int lane) {
+  __device__ void load(const PackedView& w, int tile, int unit, int lane) {
     const int g = lane / 4, t = lane % 4;
-    const A* p = static_cast<const A*>(w.data) + (tile * kTileRows + g) * w.cols + unit * kUnitCols + t * 8;
+    const A* p =
+        static_cast<const A*>(w.data) + (int64_t{tile} * kTileRows + g) * w.cols + unit * kUnitCols + t * 8;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       rows[half][0] = load_128_streaming(p + half * 32);
@@ -80,7 +81,8 @@ __device__ inline void nibbles(uint32_t word, uint32_t (&pairs)[4]) {
   constexpr bool kBF = std::is_same_v<A, __nv_bfloat16>;
   constexpr uint32_t kMagic = kBF ? 0x43004300u : 0x64006400u;
   // 128 or 136; 1,024 or 1,032.
-  constexpr uint32_t kOffset = kBF ? (kSigned ? 0x43084308u : 0x43004300u) : (kSigned ? 0x64086408u : 0x64006400u);
+  constexpr uint32_t kOffset =
+      kBF ? (kSigned ? 0x43084308u : 0x43004300u) : (kSigned ? 0x64086408u : 0x64006400u);
 #pragma unroll
   for (int i = 0; i < 4; ++i) pairs[i] = sub2<A>(and_or(word >> (4 * i), 0x000f000fu, kMagic), kOffset);
 }
@@ -90,8 +92,8 @@ struct Q4Unit {
   Bits128 quants;
   uint32_t scales[kMin ? 4 : 2];  // d of (block 0: g, g + 8), (block 1: ..); the same of m
 
-  __device__ void load(const PackedView& w, int64_t tile, int64_t unit, int lane) {
-    const int64_t at = tile * (w.cols / kUnitCols) + unit;
+  __device__ void load(const PackedView& w, int tile, int unit, int lane) {
+    const int64_t at = int64_t{tile} * (static_cast<int>(w.cols) / kUnitCols) + unit;
     quants = load_128_streaming(static_cast<const unsigned char*>(w.data) + at * 512 + lane * 16);
     const unsigned char* p =
         static_cast<const unsigned char*>(w.scales) + at * (kMin ? 128 : 64) + lane / 4 * (kMin ? 16 : 8);
@@ -147,8 +149,8 @@ struct Unit<A, Layout::kQ8_0> {
   Bits128 quants[2];
   uint32_t scales[2];
 
-  __device__ void load(const PackedView& w, int64_t tile, int64_t unit, int lane) {
-    const int64_t at = tile * (w.cols / kUnitCols) + unit;
+  __device__ void load(const PackedView& w, int tile, int unit, int lane) {
+    const int64_t at = int64_t{tile} * (static_cast<int>(w.cols) / kUnitCols) + unit;
     const unsigned char* p = static_cast<const unsigned char*>(w.data) + at * 1024 + lane * 16;
     quants[0] = load_128_streaming(p);
     quants[1] = load_128_streaming(p + 512);
@@ -183,7 +185,7 @@ struct Unit<A, Layout::kQ8_0> {
 
 // This lane's columns of a unit for token 8 n + g, from memory or from staged rows.
 template <class A, int kNT>
-__device__ inline void load_x(Bits128 (&x)[kNT][2], const A* rows, int64_t stride, int64_t tokens, int64_t unit,
+__device__ inline void load_x(Bits128 (&x)[kNT][2], const A* rows, int64_t stride, int tokens, int unit,
                               int lane) {
   const int g = lane / 4, t = lane % 4;
 #pragma unroll
@@ -233,7 +235,7 @@ __device__ inline void stage_norm(const Product& p, A* staged, float* partial) {
 
 // The warps' sums added up; every thread then finishes some of the outputs.
 template <class A, int kRT, int kNT>
-__device__ inline void finish(const Product& p, int64_t tile, const float (&sum)[kRT][kNT][4], float* sums) {
+__device__ inline void finish(const Product& p, int tile, const float (&sum)[kRT][kNT][4], float* sums) {
   constexpr int kTile = 16 * 8 * kNT;  // of one row tile: [kNT][4][32 lanes]
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
 #pragma unroll
@@ -244,7 +246,7 @@ __device__ inline void finish(const Product& p, int64_t tile, const float (&sum)
       for (int i = 0; i < 4; ++i)
         sums[warp * kRT * kTile + r * kTile + (n * 4 + i) * 32 + lane] = sum[r][n][i];
   sync_threads();
-  const int64_t tiles = p.w.rows / kTileRows;
+  const int tiles = static_cast<int>(p.w.rows / kTileRows);
   const auto total = [&](int r, int row, int token) {
     const int from = (row % 8) * 4 + token % 8 / 2, i = row / 8 * 2 + token % 2;
     float v = 0;
@@ -258,7 +260,7 @@ __device__ inline void finish(const Product& p, int64_t tile, const float (&sum)
   for (int at = threadIdx.x; at < kRT * rows * p.tokens; at += blockDim.x) {
     const int row = at % rows, r = at / rows % kRT, token = at / (rows * kRT);
     if (tile + r >= tiles) continue;
-    const int64_t first = p.first_row + (tile + r) * kTileRows;
+    const int64_t first = p.first_row + int64_t{tile + r} * kTileRows;
     if (rows == 8)
       put_pair<A>(p.sink, token, first / 2 + row, total(r, row, token), total(r, row + 8, token));
     else
@@ -273,17 +275,17 @@ __global__ void __launch_bounds__(32 * kMostWarps, 2) kernel(Product p) {
   float* sums = reinterpret_cast<float*>(bytes);  // [warps][kRT][kNT][4][32], with kNorm partial sums before
   A* staged = reinterpret_cast<A*>(sums + (blockDim.x / 32) * kRT * kNT * 128);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, sections = blockDim.x / 32;
-  const int64_t tiles = p.w.rows / kTileRows, units = p.w.cols / kUnitCols;
-  const int64_t begin = section_start(units, sections, warp), end = section_start(units, sections, warp + 1);
+  const int tiles = static_cast<int>(p.w.rows / kTileRows), units = static_cast<int>(p.w.cols / kUnitCols);
+  const int begin = section_start(units, sections, warp), end = section_start(units, sections, warp + 1);
+  const int tokens = static_cast<int>(p.tokens);
   const A* x_rows = kNorm ? staged : static_cast<const A*>(p.x);
   const int64_t x_stride = kNorm ? p.w.cols + kPad : p.x_stride;
   grid_launch_dependents();
-  for (int64_t tile = static_cast<int64_t>(blockIdx.x) * kRT; tile < tiles;
-       tile += static_cast<int64_t>(gridDim.x) * kRT) {
-    const bool first = tile == static_cast<int64_t>(blockIdx.x) * kRT;
+  for (int tile = blockIdx.x * kRT; tile < tiles; tile += gridDim.x * kRT) {
+    const bool first = tile == static_cast<int>(blockIdx.x) * kRT;
     Weight w[kDepth][kRT];
     Bits128 x[kDepth][kNT][2];
-    const auto load_weight = [&](int slot, int64_t unit) {
+    const auto load_weight = [&](int slot, int unit) {
 #pragma unroll
       for (int r = 0; r < kRT; ++r) w[slot][r].load(p.w, minimum(tile + r, tiles - 1), unit, lane);
     };
@@ -298,9 +300,9 @@ __global__ void __launch_bounds__(32 * kMostWarps, 2) kernel(Product p) {
     }
 #pragma unroll
     for (int i = 0; i < kDepth; ++i)
-      if (begin + i < end) load_x<A, kNT>(x[i], x_rows, x_stride, p.tokens, begin + i, lane);
+      if (begin + i < end) load_x<A, kNT>(x[i], x_rows, x_stride, tokens, begin + i, lane);
     float sum[kRT][kNT][4] = {};
-    for (int64_t unit = begin; unit < end; unit += kDepth) {
+    for (int unit = begin; unit < end; unit += kDepth) {
 #pragma unroll
       for (int i = 0; i < kDepth; ++i) {
         if (unit + i >= end) break;
@@ -308,7 +310,7 @@ __global__ void __launch_bounds__(32 * kMostWarps, 2) kernel(Product p) {
         for (int r = 0; r < kRT; ++r) w[i][r].template multiply<kNT>(sum[r], x[i]);
         if (unit + i + kDepth < end) {
           load_weight(i, unit + i + kDepth);
-          load_x<A, kNT>(x[i], x_rows, x_stride, p.tokens, unit + i + kDepth, lane);
+          load_x<A, kNT>(x[i], x_rows, x_stride, tokens, unit + i + kDepth, lane);
         }
       }
     }
@@ -333,11 +335,12 @@ void start(Gpu& gpu, const Product& p) {
 }
 
 // Two tokens' tiles at once halve what is read of x for a row, which weighs as much as the weight then.
-template <class A, Layout kLayout, int kDepth>
+// kDepth2: units in flight where there are two tiles of each.
+template <class A, Layout kLayout, int kDepth, int kDepth2>
 void choose(Gpu& gpu, const Product& p) {
   if (p.norm != nullptr) return start<A, kLayout, 1, 1, kDepth, true>(gpu, p);
   if (p.tokens <= 8) return start<A, kLayout, 1, 1, kDepth, false>(gpu, p);
-  return start<A, kLayout, 2, 2, (kDepth + 1) / 2, false>(gpu, p);
+  return start<A, kLayout, 2, 2, kDepth2, false>(gpu, p);
 }
 
 }  // namespace deepinfer::cuda::skinny

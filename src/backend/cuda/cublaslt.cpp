@@ -1,0 +1,242 @@
+#include "backend/cuda/cublaslt.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <optional>
+#include <vector>
+
+#include "backend/cuda/error.h"
+#include "backend/cuda/parts.h"
+#include "backend/cuda/tuning.h"
+#include "base/check.h"
+#include "base/log.h"
+
+namespace deepinfer::cuda {
+namespace {
+
+constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what NVIDIA advises for Hopper
+constexpr int kCandidates = 12;
+constexpr int kRuns = 5;  // of a candidate
+
+static_assert(sizeof(cublasLtMatmulAlgo_t) == sizeof(AlgoBits));
+
+cudaDataType_t data_type(DType d) {
+  return d == DType::kF32 ? CUDA_R_32F : d == DType::kF16 ? CUDA_R_16F : CUDA_R_16BF;
+}
+
+TuningKey key_of(const Gemm& g) {
+  return {.n = g.n,
+          .k = g.k,
+          .m = tuning_bucket(g.m),
+          .in = static_cast<int>(g.in),
+          .out = static_cast<int>(g.out),
+          .add = g.add ? 1 : 0};
+}
+
+AlgoBits bits_of(const cublasLtMatmulAlgo_t& algo) {
+  AlgoBits bits;
+  std::memcpy(bits.data(), &algo, sizeof(algo));
+  return bits;
+}
+
+bool is_capturing(const Gpu& gpu) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  DI_CUDA_CHECK(cudaStreamIsCapturing(stream_of(gpu), &status));
+  return status != cudaStreamCaptureStatusNone;
+}
+
+// The library's description of a product. Column-major as it thinks: D^T [n, m] = W [n, k] X^T [k, m], where
+// W^T and X^T are what row-major W and X look like to it.
+class Descriptors {
+ public:
+  Descriptors(const CublasLtApi& api, const Gemm& g) : api_(api) {
+    const cublasOperation_t transposed = CUBLAS_OP_T;
+    good_ = api.desc_create(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS &&
+            api.desc_set(operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof(transposed)) ==
+                CUBLAS_STATUS_SUCCESS &&
+            layout(&w, g.in, g.k, g.n, g.w_stride) && layout(&x, g.in, g.k, g.m, g.x_stride) &&
+            layout(&d, g.out, g.n, g.m, g.d_stride);
+  }
+  Descriptors(const Descriptors&) = delete;
+  ~Descriptors() {
+    for (cublasLtMatrixLayout_t l : {w, x, d})
+      if (l != nullptr) api_.layout_destroy(l);
+    if (operation != nullptr) api_.desc_destroy(operation);
+  }
+  bool good() const { return good_; }
+
+  cublasLtMatmulDesc_t operation = nullptr;
+  cublasLtMatrixLayout_t w = nullptr, x = nullptr, d = nullptr;
+
+ private:
+  bool layout(cublasLtMatrixLayout_t* l, DType dtype, int64_t rows, int64_t cols, int64_t stride) {
+    return api_.layout_create(l, data_type(dtype), static_cast<uint64_t>(rows), static_cast<uint64_t>(cols),
+                              stride) == CUBLAS_STATUS_SUCCESS;
+  }
+
+  const CublasLtApi& api_;
+  bool good_ = false;
+};
+
+class Timer {
+ public:
+  Timer() {
+    DI_CUDA_CHECK(cudaEventCreate(&start_));
+    if (const cudaError_t code = cudaEventCreate(&end_); code != cudaSuccess) {
+      (void)cudaEventDestroy(start_);
+      DI_CUDA_CHECK(code);
+    }
+  }
+  Timer(const Timer&) = delete;
+  ~Timer() {
+    (void)cudaEventDestroy(start_);
+    (void)cudaEventDestroy(end_);
+  }
+  void start(cudaStream_t s) { DI_CUDA_CHECK(cudaEventRecord(start_, s)); }
+  float stop_us(cudaStream_t s) {
+    DI_CUDA_CHECK(cudaEventRecord(end_, s));
+    DI_CUDA_CHECK(cudaEventSynchronize(end_));
+    float ms = 0;
+    DI_CUDA_CHECK(cudaEventElapsedTime(&ms, start_, end_));
+    return ms * 1000;
+  }
+
+ private:
+  cudaEvent_t start_ = nullptr, end_ = nullptr;
+};
+
+}  // namespace
+
+struct Cublaslt::State {
+  CublasLtApi api;
+  cublasLtHandle_t handle = nullptr;
+  Buffer workspace;
+  TuningFile tuned;
+  std::map<TuningKey, std::optional<AlgoBits>> first_choice;  // the library's; nullopt: it has none
+  bool tuning = false;
+
+  ~State() {
+    if (handle != nullptr) (void)api.destroy(handle);
+  }
+
+  cublasStatus_t run(Gpu& gpu, const Gemm& g, const Descriptors& d, const AlgoBits& bits) {
+    const float beta = g.add ? 1.0f : 0.0f;
+    cublasLtMatmulAlgo_t algo;
+    std::memcpy(&algo, bits.data(), sizeof(algo));
+    return api.matmul(handle, d.operation, &g.alpha, g.w, d.w, g.x, d.x, &beta, g.d, d.d, g.d, d.d, &algo,
+                      workspace.data(), workspace.size(), stream_of(gpu));
+  }
+
+  // The library's candidates, best guess first. Asked for the end of the bucket, so that the answer does not
+  // depend on which m came first.
+  std::vector<AlgoBits> candidates(Gemm g, int most) {
+    g.m = std::max(g.m, tuning_bucket(g.m));
+    std::vector<AlgoBits> found;
+    const Descriptors d(api, g);
+    cublasLtMatmulPreference_t preference = nullptr;
+    if (!d.good() || api.preference_create(&preference) != CUBLAS_STATUS_SUCCESS) return found;
+    const uint64_t bytes = workspace.size();
+    const uint32_t align = 16;
+    bool good = api.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes,
+                                   sizeof(bytes)) == CUBLAS_STATUS_SUCCESS;
+    for (const auto attribute :
+         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+          CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+      good &= api.preference_set(preference, attribute, &align, sizeof(align)) == CUBLAS_STATUS_SUCCESS;
+    std::vector<cublasLtMatmulHeuristicResult_t> results(most);
+    int count = 0;
+    if (good && api.heuristic(handle, d.operation, d.w, d.x, d.d, d.d, preference, most, results.data(),
+                              &count) != CUBLAS_STATUS_SUCCESS)
+      count = 0;
+    api.preference_destroy(preference);
+    for (int i = 0; i < count; ++i)
+      if (results[i].state == CUBLAS_STATUS_SUCCESS && results[i].workspaceSize <= workspace.size())
+        found.push_back(bits_of(results[i].algo));
+    return found;
+  }
+
+  void tune(Gpu& gpu, const Gemm& g) {
+    const Descriptors d(api, g);
+    if (!d.good()) return;
+    Tuned best{.algo = {}, .microseconds = std::numeric_limits<float>::infinity()};
+    Timer timer;
+    const cudaStream_t stream = stream_of(gpu);
+    for (const AlgoBits& algo : candidates(g, kCandidates)) {
+      if (run(gpu, g, d, algo) != CUBLAS_STATUS_SUCCESS) continue;  // also loads its code
+      float least = std::numeric_limits<float>::infinity();
+      for (int i = 0; i < kRuns; ++i) {
+        timer.start(stream);
+        if (run(gpu, g, d, algo) != CUBLAS_STATUS_SUCCESS) break;
+        least = std::min(least, timer.stop_us(stream));
+        if (least > 3 * best.microseconds) break;
+      }
+      if (least < best.microseconds) best = {algo, least};
+    }
+    if (best.microseconds < std::numeric_limits<float>::infinity()) tuned.put(key_of(g), best);
+  }
+};
+
+Cublaslt::Cublaslt(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Cublaslt::~Cublaslt() = default;
+
+Result<std::shared_ptr<Cublaslt>> Cublaslt::open(Gpu& gpu) {
+  DI_ASSIGN(const CublasLtApi api, load_cublaslt());
+  return open(gpu, api);
+}
+
+Result<std::shared_ptr<Cublaslt>> Cublaslt::open(Gpu& gpu, const CublasLtApi& api) {
+  auto state = std::make_unique<State>();
+  state->api = api;
+  if (const cublasStatus_t code = api.create(&state->handle); code != CUBLAS_STATUS_SUCCESS) {
+    state->handle = nullptr;
+    return make_error(ErrorCode::kUnavailable, "cuBLASLt: it cannot be started: {}", api.status_string(code));
+  }
+  DI_ASSIGN(state->workspace, gpu.allocate(kWorkspaceBytes));
+  const GpuFacts& f = gpu.facts();
+  const std::string subject =
+      fmt::format("{} sm_{} driver {} cublaslt {}", f.name, f.capability, f.driver, api.get_version());
+  state->tuned = TuningFile(tuning_path(subject), subject);
+  return std::shared_ptr<Cublaslt>(new Cublaslt(std::move(state)));
+}
+
+bool Cublaslt::multiply(Gpu& gpu, const Gemm& g) {
+  State& s = *state_;
+  const TuningKey key = key_of(g);
+  const bool capturing = is_capturing(gpu), free_to_choose = !gpu.options().deterministic;
+  if (s.tuning && free_to_choose && !capturing && !s.tuned.entries().contains(key)) s.tune(gpu, g);
+  const Descriptors d(s.api, g);
+  if (!d.good()) return false;
+  if (const auto found = s.tuned.entries().find(key); free_to_choose && found != s.tuned.entries().end()) {
+    if (s.run(gpu, g, d, found->second.algo) == CUBLAS_STATUS_SUCCESS) return true;
+    // Refused before anything was launched: the file's bits are not this library's, or this m is special.
+    s.tuned.erase(key);
+  }
+  auto choice = s.first_choice.find(key);
+  if (choice == s.first_choice.end()) {
+    if (capturing) return false;
+    const std::vector<AlgoBits> found = s.candidates(g, 1);
+    choice = s.first_choice.emplace(key, found.empty() ? std::nullopt : std::optional(found.front())).first;
+  }
+  return choice->second && s.run(gpu, g, d, *choice->second) == CUBLAS_STATUS_SUCCESS;
+}
+
+void Cublaslt::set_tuning(Gpu& gpu, bool on) {
+  state_->tuning = on && !gpu.options().deterministic;
+  if (on) return;
+  if (const Result<void> saved = state_->tuned.save(); !saved) log::warn("{}", saved.error().message);
+}
+
+void open_cublaslt(Gpu& gpu) {
+  Result<std::shared_ptr<Cublaslt>> opened = Cublaslt::open(gpu);
+  gpu.fast.cublaslt = opened.ok();
+  if (opened.ok())
+    gpu.parts().cublaslt = std::move(opened).value();
+  else
+    log::warn("prefill and large batches are served by slower own kernels: {}", opened.error().message);
+}
+
+}  // namespace deepinfer::cuda
