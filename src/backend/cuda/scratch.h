@@ -16,6 +16,4 @@ size_t qkv_scratch(const Context& context, int64_t tokens, int64_t max_rows);
 
 size_t attention_scratch(const Context& context, int64_t tokens, int64_t max_cols);
 
-size_t sample_scratch(const Context& context, int64_t logit_rows, int64_t vocab);
-
 }  // namespace deepinfer::cuda
