@@ -120,6 +120,10 @@ class Engine {
   void stop();  // end at once: what runs gets kCancelled
 
   bool reset_prefix_cache();  // false while sequences run
+
+  // Called once, on the engine's thread, when the device is gone for this process: all requests have ended
+  // with kMemory and no others are taken; only another process helps. At once if it has happened already.
+  void on_device_lost(std::function<void(const std::string& why)> callback);
   EngineStats stats() const;
 
  private:

@@ -14,6 +14,7 @@
 #include <optional>
 #include <thread>
 
+#include "base/check.h"
 #include "base/log.h"
 #include "cli/exit_code.h"
 #include "engine/llm.h"
@@ -23,6 +24,8 @@ namespace deepinfer {
 namespace {
 
 constexpr int kDrainExpired = 6;
+// For answers that say why they end, after the device is lost.
+constexpr double kLastWords = 3;
 
 // Each connection is a file: as many as the system lets this user have.
 void raise_file_limit() {
@@ -66,7 +69,8 @@ class Control {
   void loaded(Result<std::unique_ptr<Llm>> llm);
   void wait_for_signal();
   void on_signal();
-  void drain();
+  void on_device_lost(const std::string& why);
+  void drain(double seconds);
 
   const Config& config_;
   boost::asio::io_context io_;
@@ -113,6 +117,8 @@ void Control::loaded(Result<std::unique_ptr<Llm>> llm) {
   }
   llm_ = std::move(*llm);
   server_.set_model(*llm_);
+  llm_->engine->on_device_lost(
+      [this](const std::string& why) { boost::asio::post(io_, [this, why] { on_device_lost(why); }); });
   print_ready(url_, *llm_, !config_.server.api_key.empty());
 }
 
@@ -136,17 +142,24 @@ void Control::on_signal() {
   }
   log::info("finishing running requests, for at most {} s; a second signal ends at once",
             config_.server.drain_timeout);
-  drainer_ = std::thread([this] { drain(); });
+  drainer_ = std::thread([this] { drain(config_.server.drain_timeout); });
   wait_for_signal();
 }
 
-void Control::drain() {
-  const std::chrono::duration<double> time(config_.server.drain_timeout);
+// A service manager starts the program again; here nothing can run any more.
+void Control::on_device_lost(const std::string& why) {
+  exit_code_ = report(make_error(ErrorCode::kMemory, "{}", why));
+  if (drainer_.joinable()) return;
+  drainer_ = std::thread([this] { drain(kLastWords); });
+}
+
+void Control::drain(double seconds) {
+  const std::chrono::duration<double> time(seconds);
   const bool clean = server_.drain(std::chrono::duration_cast<std::chrono::milliseconds>(time));
-  boost::asio::post(io_, [this, clean] {
+  boost::asio::post(io_, [this, clean, seconds] {
     if (!clean) {
-      log::warn("requests were still running after {} s", config_.server.drain_timeout);
-      exit_code_ = kDrainExpired;
+      log::warn("requests were still running after {} s", seconds);
+      if (exit_code_ == 0) exit_code_ = kDrainExpired;
     }
     signals_.cancel();
   });

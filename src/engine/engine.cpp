@@ -87,6 +87,9 @@ Result<uint64_t> Engine::Impl::reserve(int sequences) {
   if (mailbox.draining || mailbox.stopping) {
     return make_error(ErrorCode::kUnavailable, "the server is shutting down and takes no new requests");
   }
+  if (!mailbox.lost.empty()) {
+    return make_error(ErrorCode::kMemory, "the server's GPU failed: the server has to be started again");
+  }
   if (mailbox.queued + sequences > options.max_queue) {
     return make_error(ErrorCode::kQueueFull,
                       "the queue is full: {} sequences wait and {} more were asked for, the limit is {} "
@@ -172,6 +175,19 @@ bool Engine::reset_prefix_cache() {
     impl_->mailbox.wake.notify_one();
   }
   return done.get();
+}
+
+void Engine::on_device_lost(std::function<void(const std::string&)> callback) {
+  std::string why;
+  {
+    std::lock_guard lock(impl_->mailbox.mutex);
+    why = impl_->mailbox.lost;
+    if (why.empty()) {
+      impl_->mailbox.on_device_lost = std::move(callback);
+      return;
+    }
+  }
+  callback(why);
 }
 
 EngineStats Engine::stats() const {

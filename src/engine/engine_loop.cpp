@@ -57,6 +57,8 @@ void EngineLoop::run() {
   while (wait_for_work()) {
     try {
       iterate();
+    } catch (const DeviceLost& e) {
+      give_up(e.what());
     } catch (const std::exception& e) {
       recover(e.what());
     }
@@ -198,6 +200,8 @@ bool EngineLoop::launch(StepPlan& plan) {
     runner_.launch_sample(plan.step);
     launched_.push_back(plan.step.id);
     return true;
+  } catch (const DeviceLost&) {
+    throw;
   } catch (...) {
     fault = std::current_exception();
   }
@@ -214,6 +218,8 @@ void EngineLoop::finish_oldest() {
   launched_.pop_front();
   try {
     output = runner_.wait(plan.step.id);
+  } catch (const DeviceLost&) {
+    throw;
   } catch (...) {
     fail_step(plan, std::current_exception());
     return;
@@ -231,6 +237,9 @@ void EngineLoop::discard_launched() {
     launched_.pop_front();
     try {
       (void)runner_.wait(id);
+    } catch (const DeviceLost&) {
+      launched_.clear();
+      throw;
     } catch (const std::exception& e) {
       log::warn("step {} after a failed one: {}", id, e.what());
     }
@@ -266,14 +275,35 @@ void EngineLoop::fail_step(const StepPlan& plan, std::exception_ptr fault) {
 // afresh.
 void EngineLoop::recover(const char* what) {
   log::error("the engine failed and starts afresh: {}", what);
-  discard_launched();
+  try {
+    discard_launched();
+  } catch (const DeviceLost& e) {
+    return give_up(e.what());
+  }
+  fail_all(
+      {ErrorCode::kInternal, "an internal error ended this request: the server's log has the details", {}});
+}
+
+// Nothing can run any more: all requests fail, and later ones are refused.
+void EngineLoop::give_up(const char* what) {
+  log::critical("the device is lost: {}", what);
+  launched_.clear();
+  fail_all({ErrorCode::kMemory, "the server's GPU failed: the server has to be started again", {}});
+  std::function<void(const std::string&)> tell;
+  {
+    std::lock_guard lock(mailbox_.mutex);
+    if (mailbox_.lost.empty()) tell = mailbox_.on_device_lost;
+    mailbox_.lost = what;
+  }
+  if (tell) tell(what);
+}
+
+void EngineLoop::fail_all(const Error& error) {
   emissions_.clear();
   scheduler_ = std::make_unique<Scheduler>(scheduling_);
   queue_deadlines_.clear();
   deadlines_.clear();
   broken_.clear();
-  Error error{
-      ErrorCode::kInternal, "an internal error ended this request: the server's log has the details", {}};
   for (auto& [id, request] : requests_) {
     for (int choice = 0; choice < static_cast<int>(request.choices.size()); ++choice) {
       if (request.choices[choice] == Choice::kEnded) continue;
@@ -297,6 +327,8 @@ void EngineLoop::recover(const char* what) {
   submissions_.clear();
   requests_.clear();
   broken_.clear();
+  for (auto& reset : resets_) reset.set_value(false);
+  resets_.clear();
 }
 
 void EngineLoop::shut_down() {

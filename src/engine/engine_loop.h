@@ -3,9 +3,11 @@
 
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <future>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -44,6 +46,8 @@ struct Mailbox {
   uint64_t next_request = 1;
   Clock::Time heartbeat;
   EngineStats stats;  // of the last step
+  std::string lost;   // why the device is gone; empty: it is there
+  std::function<void(const std::string&)> on_device_lost;
 };
 
 // Owner: the engine's thread, which runs run().
@@ -82,6 +86,8 @@ class EngineLoop {
   void discard_launched();
   void fail_step(const StepPlan& plan, std::exception_ptr fault);
   void recover(const char* what);
+  void give_up(const char* what);
+  void fail_all(const Error& error);
   void shut_down();
   void end_request(uint64_t request, FinishReason reason, const Error* error);
   void report_events(const Error* error = nullptr);

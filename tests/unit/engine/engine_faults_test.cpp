@@ -109,6 +109,49 @@ TEST_F(EngineFaults, OutOfMemoryEndsTheNewestSequenceOnly) {
   expect_alive();
 }
 
+TEST_F(EngineFaults, ALostDeviceEndsAllRequestsAndRefusesOthers) {
+  for (const bool at_launch : {false, true}) {
+    ModelRunner::Info info = small_info();
+    info.max_in_flight = 2;
+    bool lost = false;  // the engine's thread alone reads and writes it
+    auto check = [&lost](uint64_t step) {
+      lost = lost || step >= 5;
+      if (lost) throw DeviceLost("illegal address");
+    };
+    auto runner = std::make_unique<FakeRunner>(FakeOptions{.info = info, .reject_drafts = false});
+    if (at_launch) {
+      runner->on_launch = [check](const Step& step) { check(step.id); };
+    } else {
+      runner->on_wait = check;
+    }
+    engine_ = std::make_unique<Engine>(std::move(runner), options_, &clock_);
+    std::atomic<int> told{0};
+    engine_->on_device_lost([&](const std::string& why) {
+      EXPECT_THAT(why, ::testing::HasSubstr("illegal address"));
+      ++told;
+    });
+    Client first, second;
+    submit(request(4, 30), first);
+    submit(request(4, 30, 9), second);
+    for (Client* client : {&first, &second}) {
+      ASSERT_TRUE(client->wait_finished());
+      ASSERT_TRUE(client->seen().error.has_value());
+      EXPECT_EQ(client->seen().error->code, ErrorCode::kMemory);
+      EXPECT_EQ(client->seen().finishes, 1);
+    }
+    ASSERT_TRUE(wait_idle());
+    for (int i = 0; i < 2000 && told == 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    const Result<uint64_t> refused = engine_->submit(request(4, 3), [](const OutputEvent&) {});
+    ASSERT_FALSE(refused.ok());
+    EXPECT_EQ(refused.error().code, ErrorCode::kMemory);
+    EXPECT_EQ(told, 1);
+    engine_->on_device_lost([&](const std::string&) { ++told; });
+    EXPECT_EQ(told, 2) << "told at once when it has happened";
+    EXPECT_TRUE(engine_->reset_prefix_cache());
+    engine_->stop();
+  }
+}
+
 // Gives one row too few: a broken invariant, not a fault of a step.
 class WrongRunner final : public ModelRunner {
  public:
