@@ -4,8 +4,8 @@
 
 #include <cstdio>
 
-#include "cli/config_flags.h"
 #include "cli/exit_code.h"
+#include "cli/load_settings.h"
 #include "config/config.h"
 
 namespace deepinfer {
@@ -15,7 +15,7 @@ int config_command(const ConfigFlags& flags, bool markdown) {
     fmt::print("{}", config_markdown());
     return 0;
   }
-  const Result<LoadedConfig> loaded = flags.load();
+  const Result<LoadedConfig> loaded = load_settings(flags);
   if (!loaded) return report(loaded.error());
   for (const std::string& warning : loaded->warnings) fmt::print(stderr, "warning: {}\n", warning);
   fmt::print("{}", print_config(*loaded));

@@ -1,6 +1,7 @@
 // deepinfer: one program, one command each for serving, chatting, measuring and showing settings.
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <functional>
 
@@ -10,6 +11,7 @@
 #include "cli/config_flags.h"
 #include "cli/exit_code.h"
 #include "cli/gpu_info_command.h"
+#include "cli/load_settings.h"
 #include "cli/run_command.h"
 #include "cli/serve_command.h"
 #include "deepinfer/version.h"
@@ -19,7 +21,7 @@ namespace {
 
 // The settings of this process, with the log set up; the exit code when they are wrong.
 int with_settings(const ConfigFlags& flags, const std::function<int(const LoadedConfig&)>& command) {
-  const Result<LoadedConfig> loaded = flags.load();
+  const Result<LoadedConfig> loaded = load_settings(flags);
   if (!loaded) return report(loaded.error());
   set_log_level(loaded->config.server.log_level);
   for (const std::string& warning : loaded->warnings) log::warn("{}", warning);
@@ -109,6 +111,8 @@ int run(int argc, char** argv) {
 }  // namespace deepinfer
 
 int main(int argc, char** argv) {
+  // CUDA numbers GPUs as nvidia-smi and NVML do, unless the user wants another order.
+  setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID", 0);
   try {
     return deepinfer::run(argc, argv);
   } catch (const std::exception& e) {

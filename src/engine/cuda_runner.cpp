@@ -97,7 +97,6 @@ void CudaRunner::forward(const Step& step) {
 
   StepBatch batch = writer_->batch(f.shape, block);
   device_batch_ = bounds(f);
-  device_batch_.step = ++forwards_;
   batch.device = &device_batch_;
   logits_ = make_tensor(logits_memory_.data(), DType::kF32, {f.shape.logit_rows, info_.vocab_size},
                         context_.device);

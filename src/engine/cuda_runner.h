@@ -142,7 +142,6 @@ class CudaRunner final : public ModelRunner {
   std::map<int, Graphs> graphs_;    // by rows
   bool captures_ = true;            // until one failed
   cuda::DeviceBatch device_batch_;  // of the forward that was launched last
-  uint64_t forwards_ = 0;
   StepSummary summary_;
   Tensor logits_;
   std::vector<SampleRow> sample_rows_;

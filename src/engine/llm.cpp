@@ -7,13 +7,12 @@
 #include <span>
 
 #include "base/check.h"
-#include "base/limits.h"
 #include "base/log.h"
 #include "base/paths.h"
 #include "deepinfer/version.h"
-#include "engine/cpu_runner.h"
+#include "engine/find_device.h"
+#include "engine/load.h"
 #include "model/checkpoint.h"
-#include "model/model.h"
 
 namespace deepinfer {
 namespace {
@@ -22,7 +21,6 @@ namespace fs = std::filesystem;
 
 constexpr const char* kDefaultModelFile = "SmolLM2-135M-Instruct.Q4_1.gguf";
 constexpr const char* kDefaultModelName = "smollm2-135m-instruct";
-constexpr double kMiB = 1024.0 * 1024.0;
 
 Result<fs::path> locate_model(const Config& config) {
   if (!config.model.name.empty()) return fs::path(config.model.name);
@@ -43,12 +41,6 @@ std::vector<std::string> served_names(const Config& config, const fs::path& path
 
 // What this build cannot do yet is refused here, by name, before anything is read.
 Result<void> check_settings(const Config& c) {
-  if (c.gpu.device != "auto" && c.gpu.device != "cpu")
-    return make_error(
-        ErrorCode::kMemory,
-        "gpu.device: got {}, but this build has no CUDA backend, expected auto or cpu: leave it out to "
-        "serve on the CPU",
-        c.gpu.device);
   if (c.gpu.tensor_parallel_size != 1 || c.gpu.pipeline_parallel_size != 1)
     return make_error(
         ErrorCode::kConfig,
@@ -61,8 +53,6 @@ Result<void> check_settings(const Config& c) {
         "model.quantization: got {}, but this build reads only what the file itself holds (GGUF Q4_0, "
         "Q4_1, Q8_0; F32, F16, BF16): leave it out, or use a GGUF file of the wanted type",
         c.model.quantization);
-  if (c.gpu.block_size != 16)
-    return make_error(ErrorCode::kConfig, "gpu.block_size: got {}, expected 16 on the CPU", c.gpu.block_size);
   if (!c.gpu.enable_chunked_prefill && c.model.max_model_len > c.gpu.max_num_batched_tokens)
     return make_error(ErrorCode::kConfig,
                       "gpu.max_num_batched_tokens: got {}, expected at least model.max_model_len ({}) when "
@@ -71,60 +61,9 @@ Result<void> check_settings(const Config& c) {
   return {};
 }
 
-// auto: F16 whatever the weights are (activations are F32, so the dtype of a checkpoint says nothing here);
-// asking for a float32 model asks for a float32 cache too.
-Result<DType> kv_dtype(const Config& c) {
-  const std::string& name = c.gpu.kv_cache_dtype;
-  if (name == "auto") return c.model.dtype == "float32" ? DType::kF32 : DType::kF16;
-  if (name == "float32") return DType::kF32;
-  if (name == "float16") return DType::kF16;
-  if (name == "bfloat16") return DType::kBF16;
-  return make_error(ErrorCode::kConfig,
-                    "gpu.kv_cache_dtype: got {}, expected auto, float32, float16 or bfloat16 on the CPU",
-                    name);
-}
-
-struct KvPlan {
-  int64_t num_blocks = 0;
-  int max_model_len = 0;
-};
-
-// The pool: min(0.4 x memory limit, max(512 MiB, one max_model_len)) unless kv_cache_memory_bytes says
-// otherwise.
-Result<KvPlan> plan_kv(const Config& c, const ModelConfig& m, int64_t block_bytes, int64_t memory_limit) {
-  const int bs = c.gpu.block_size;
-  const bool auto_len = c.model.max_model_len == 0;
-  const auto wanted = static_cast<int>(auto_len ? m.max_position : c.model.max_model_len);
-  if (!auto_len && wanted > m.max_position)
-    return make_error(
-        ErrorCode::kConfig,
-        "model.max_model_len: got {}, expected at most {}, the context that the model was made for", wanted,
-        m.max_position);
-  const int64_t blocks_of_one = (wanted + bs - 1) / bs;
-  const int64_t given = c.gpu.kv_cache_memory_bytes;
-  const int64_t bytes = given != 0
-                            ? given
-                            : std::min<int64_t>(memory_limit * 2 / 5,
-                                                std::max<int64_t>(512 << 20, blocks_of_one * block_bytes));
-  if (given > memory_limit)
-    return make_error(ErrorCode::kMemory,
-                      "gpu.kv_cache_memory_bytes: got {} ({:.0f} MiB), but this machine's memory limit is {} "
-                      "({:.0f} MiB): ask for less, or leave it out",
-                      given, static_cast<double>(given) / kMiB, memory_limit,
-                      static_cast<double>(memory_limit) / kMiB);
-  const int64_t blocks = bytes / block_bytes;
-  if (blocks < 1 || (!auto_len && blocks < blocks_of_one))
-    return make_error(
-        ErrorCode::kMemory,
-        "KV cache: one sequence of model.max_model_len {} needs {} bytes, but the pool has {}: set "
-        "model.max_model_len to {} or less, or gpu.kv_cache_memory_bytes to {} or more",
-        wanted, blocks_of_one * block_bytes, bytes, blocks * bs, blocks_of_one * block_bytes);
-  return KvPlan{blocks, static_cast<int>(std::min<int64_t>(wanted, blocks * bs))};
-}
-
 // The same build, weights and settings give the same answer for a seed; this names the three.
-std::string fingerprint_of(const Checkpoint& checkpoint, DType kv) {
-  std::string text = fmt::format("{} {} {}", version(), checkpoint.config.arch, info(kv).name);
+std::string fingerprint_of(const Checkpoint& checkpoint, const std::string& kernels) {
+  std::string text = fmt::format("{} {} {}", version(), checkpoint.config.arch, kernels);
   for (const auto& [name, t] : checkpoint.weights.tensors) {
     text += fmt::format("|{} {} ", name, info(t.dtype).name);
     text.append(reinterpret_cast<const char*>(t.data), std::min<size_t>(t.bytes, 64));
@@ -170,53 +109,37 @@ void set_template(Llm& llm, const std::string& source, const fs::path& path) {
 
 }  // namespace
 
+Result<int> wanted_model_len(const Config& config, const ModelConfig& model) {
+  const int64_t wanted = config.model.max_model_len;
+  if (wanted > model.max_position)
+    return make_error(
+        ErrorCode::kConfig,
+        "model.max_model_len: got {}, expected at most {}, the context that the model was made for", wanted,
+        model.max_position);
+  return wanted == 0 ? model.max_position : static_cast<int>(wanted);
+}
+
 Result<std::unique_ptr<Llm>> Llm::load(const Config& config) {
   DI_TRY(check_settings(config));
-  DI_ASSIGN(const DType kv, kv_dtype(config));
+  DeviceChoice choice;
+  DI_ASSIGN(std::unique_ptr<cuda::Gpu> gpu, open_device(config, choice));
   DI_ASSIGN(const fs::path path, locate_model(config));
   DI_ASSIGN(Checkpoint checkpoint, open_checkpoint(path));
-  const MachineLimits limits = machine_limits();
-  if (checkpoint.weight_bytes > limits.memory_bytes)
-    return make_error(
-        ErrorCode::kMemory,
-        "{}: the weights are {:.0f} MiB, but this machine's memory limit is {:.0f} MiB: choose a "
-        "smaller or more strongly quantized model",
-        path.string(), static_cast<double>(checkpoint.weight_bytes) / kMiB,
-        static_cast<double>(limits.memory_bytes) / kMiB);
-
-  auto pool = std::make_unique<ThreadPool>(config.cpu.threads != 0 ? config.cpu.threads : limits.threads);
-  Context context{.pool = pool.get()};
-  DI_ASSIGN(std::unique_ptr<Model> model, make_model(checkpoint.config, checkpoint.weights, context));
-  checkpoint.weights.release_pages();  // packed copies serve from here on
-
-  const auto block_bytes =
-      static_cast<int64_t>(KvCache::block_bytes(model->kv_groups(kv), config.gpu.block_size));
-  DI_ASSIGN(const KvPlan plan, plan_kv(config, checkpoint.config, block_bytes, limits.memory_bytes));
 
   auto llm = std::make_unique<Llm>();
   llm->names = served_names(config, path);
   llm->model = checkpoint.config;
   llm->generation = checkpoint.generation;
-  llm->max_model_len = plan.max_model_len;
-  llm->fingerprint = fingerprint_of(checkpoint, kv);
   set_template(*llm, checkpoint.chat_template, path);
-  log::info(
-      "{}: {} layers, context {}, weights {:.0f} MiB on disk; KV cache {} blocks of {} tokens, at most "
-      "{:.0f} MiB",
-      llm->names[0], llm->model.layers, plan.max_model_len,
-      static_cast<double>(checkpoint.weight_bytes) / kMiB, plan.num_blocks, config.gpu.block_size,
-      static_cast<double>(plan.num_blocks * block_bytes) / kMiB);
-  log::info("CPU: {} threads; at most {} sequences and {} tokens a step", pool->size(),
-            config.gpu.max_num_seqs, config.gpu.max_num_batched_tokens);
-
-  DI_ASSIGN(std::unique_ptr<CpuRunner> runner,
-            CpuRunner::create(std::move(pool), std::move(model),
-                              {.max_num_seqs = config.gpu.max_num_seqs,
-                               .max_num_batched_tokens = config.gpu.max_num_batched_tokens,
-                               .max_model_len = plan.max_model_len,
-                               .num_blocks = plan.num_blocks,
-                               .kv_dtype = kv}));
-  llm->engine = std::make_unique<Engine>(std::move(runner), engine_options(config, end_ids(checkpoint)));
+  DI_ASSIGN(LoadedRunner loaded, gpu ? load_on_gpu(config, checkpoint, std::move(gpu), *choice.gpu)
+                                     : load_on_cpu(config, checkpoint));
+  llm->max_model_len = loaded.runner->info().max_model_len;
+  llm->fingerprint = fingerprint_of(checkpoint, loaded.kernels);
+  log::info("{}: {} layers, context {}; at most {} sequences and {} tokens a step", llm->names[0],
+            llm->model.layers, llm->max_model_len, config.gpu.max_num_seqs,
+            config.gpu.max_num_batched_tokens);
+  llm->engine =
+      std::make_unique<Engine>(std::move(loaded.runner), engine_options(config, end_ids(checkpoint)));
   llm->tokenizer = std::move(checkpoint.tokenizer);
   return llm;
 }

@@ -159,6 +159,63 @@ def test_gpu_info_prints_a_table(deepinfer, build_dir):
     assert done.returncode == 0 and "CUDA_VISIBLE_DEVICES is set and empty" in done.stdout
 
 
+GOOD_DRIVER = "driver=580.82.07;cuda=13000;"
+RTX_4090 = "gpu=NVIDIA GeForce RTX 4090|GPU-1|24564|20000|8.9|3|40|20000|450000|"
+V100 = "gpu=Tesla V100-SXM2-16GB|GPU-2|16384|16000|7.0|0|30|40000|300000|"
+
+
+@pytest.fixture(scope="module")
+def has_cuda(deepinfer, build_dir):
+    """Whether the program was built with the CUDA backend."""
+    done = call(deepinfer, "run", "--device", "cuda:9", "hi", env=fake_gpus(build_dir, GOOD_DRIVER + RTX_4090))
+    assert done.returncode == 4, done
+    return "no CUDA backend" not in done.stderr
+
+
+@pytest.mark.parametrize("machine, visible, device, parts", [
+    ("init=9", None, "cuda", ["got cuda, but the NVIDIA driver is not loaded", "gpu.device: cpu"]),
+    ("driver=535.104.05;cuda=12020;" + RTX_4090, None, "cuda", ["535.104.05", "CUDA 12.2", "580"]),
+    (GOOD_DRIVER + V100, None, "cuda", ["Tesla V100", "compute capability 7.0", "8.0"]),
+    (GOOD_DRIVER + V100 + ";" + RTX_4090, None, "cuda:0", ["Tesla V100", "compute capability 7.0"]),
+    (GOOD_DRIVER + RTX_4090, None, "cuda:3", ["got cuda:3", "1 GPU ", "cuda:0 (NVIDIA GeForce RTX 4090)"]),
+    (GOOD_DRIVER + RTX_4090, "", "cuda", ["CUDA_VISIBLE_DEVICES is set and empty"]),
+    (GOOD_DRIVER + RTX_4090, "1", "cuda:0", ["CUDA_VISIBLE_DEVICES=1", "names none"]),
+])
+def test_a_gpu_that_cannot_be_used_is_4(deepinfer, default_model, build_dir, has_cuda, machine, visible, device, parts):
+    env = fake_gpus(build_dir, machine) | ({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
+    done = call(deepinfer, "run", "--model", default_model, "--device", device, "hi", env=env)
+    assert done.returncode == 4, done
+    for part in parts if has_cuda else [f"got {device}", "no CUDA backend"]:
+        assert part in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("machine, reason", [
+    ("init=9", "the NVIDIA driver is not loaded"),
+    ("driver=535.104.05;cuda=12020;" + RTX_4090, "too old"),
+    (GOOD_DRIVER + V100, "compute capability 7.0"),
+])
+def test_auto_takes_the_cpu_and_says_why(deepinfer, default_model, build_dir, has_cuda, machine, reason):
+    done = call(deepinfer, "run", "--model", default_model, "--max-tokens", 2, "--log-level", "info", "hi",
+                env=fake_gpus(build_dir, machine))
+    assert done.returncode == 0, done
+    line = next(line for line in done.stderr.splitlines() if "running on the CPU: " in line)
+    assert (reason if has_cuda else "no CUDA backend") in line
+
+
+def test_settings_of_the_device_that_was_found(deepinfer, build_dir, has_cuda):
+    env = fake_gpus(build_dir, GOOD_DRIVER + RTX_4090)
+
+    def setting(*args):
+        done = call(deepinfer, "config", *args, env=env)
+        assert done.returncode == 0, done
+        return next(line for line in done.stdout.splitlines() if "max_num_seqs:" in line)
+
+    found = setting()
+    assert ("384" in found and "this device (NVIDIA GeForce RTX 4090)" in found) if has_cuda else "(CPU)" in found
+    assert "128" in setting("--device", "cpu")
+    assert "max_num_seqs: 7" in setting("--max-num-seqs", 7)
+
+
 class Terminal:
     """The program in a terminal of its own."""
 

@@ -1,0 +1,52 @@
+#include "engine/find_device.h"
+
+#include "base/check.h"
+#include "base/log.h"
+#include "device/gpu_detector.h"
+
+namespace deepinfer {
+namespace {
+
+GpuReport detect() {
+  GpuReport report = GpuDetector().detect();
+  if (!report.gpus.empty()) return report;
+  // A container may have CUDA and not NVML. Then the facts come when the device is opened.
+  const int count = cuda::device_count();
+  for (int i = 0; i < count; ++i) report.gpus.push_back({.id = i});
+  if (count > 0) report.message.clear();
+  return report;
+}
+
+// What the device itself says stands above what NVML said.
+void take_facts(const cuda::GpuFacts& facts, GpuInfo& gpu) {
+  gpu.name = facts.name;
+  gpu.capability = ComputeCapability{facts.capability / 10, facts.capability % 10};
+  gpu.total_bytes = facts.total_bytes;
+}
+
+}  // namespace
+
+Result<DeviceChoice> find_device(const std::string& setting) {
+  const bool built = cuda::built();
+  return choose_device(setting, wants_detection(setting, built) ? detect() : GpuReport{}, built);
+}
+
+Result<std::unique_ptr<cuda::Gpu>> open_device(const Config& config, DeviceChoice& choice) {
+  DI_ASSIGN(choice, find_device(config.gpu.device));
+  std::unique_ptr<cuda::Gpu> gpu;
+  if (choice.gpu) {
+    auto opened = cuda::Gpu::open({.index = choice.gpu->id, .deterministic = config.gpu.deterministic});
+    if (opened) {
+      gpu = std::move(*opened);
+      take_facts(gpu->facts(), *choice.gpu);
+    } else if (config.gpu.device != "auto") {
+      return std::move(opened).error();
+    } else {
+      choice = {std::nullopt, opened.error().message};
+    }
+  }
+  if (!choice.gpu && !choice.reason.empty()) log::info("running on the CPU: {}", choice.reason);
+  return gpu;
+}
+
+}  // namespace deepinfer

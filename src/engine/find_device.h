@@ -1,0 +1,22 @@
+// gpu.device, answered for this machine and this build.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "backend/cuda_gpu.h"
+#include "deepinfer/config.h"
+#include "deepinfer/result.h"
+#include "device/select.h"
+
+namespace deepinfer {
+
+// Asks NVML, and where that is missing CUDA itself; neither when the setting or the build leaves no choice.
+// kMemory when the named device cannot be used.
+Result<DeviceChoice> find_device(const std::string& setting);
+
+// That GPU, opened; null: the CPU, and the log says why. `choice.gpu` gets the facts that the device itself
+// tells.
+Result<std::unique_ptr<cuda::Gpu>> open_device(const Config& config, DeviceChoice& choice);
+
+}  // namespace deepinfer

@@ -1,0 +1,29 @@
+// The parts of Llm::load that differ between devices.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "backend/cuda_gpu.h"
+#include "deepinfer/config.h"
+#include "deepinfer/result.h"
+#include "device/select.h"
+#include "engine/model_runner.h"
+#include "model/checkpoint.h"
+
+namespace deepinfer {
+
+struct LoadedRunner {
+  std::unique_ptr<ModelRunner> runner;
+  std::string kernels;  // what besides build, weights and settings decides bits: dtypes, the card
+};
+
+// Weights packed, KV cache sized. Both say in the log where the memory went.
+Result<LoadedRunner> load_on_cpu(const Config& config, const Checkpoint& checkpoint);
+Result<LoadedRunner> load_on_gpu(const Config& config, const Checkpoint& checkpoint,
+                                 std::unique_ptr<cuda::Gpu> gpu, const GpuInfo& info);
+
+// The context length that is wanted: the setting, else what the model was made for. kConfig.
+Result<int> wanted_model_len(const Config& config, const ModelConfig& model);
+
+}  // namespace deepinfer

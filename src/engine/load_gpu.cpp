@@ -1,0 +1,147 @@
+#include <algorithm>
+#include <exception>
+
+#include "backend/cuda_error.h"
+#include "base/check.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "device/gpu_text.h"
+#include "device/tuning.h"
+#include "engine/cuda_runner.h"
+#include "engine/load.h"
+#include "engine/memory_plan.h"
+#include "model/model.h"
+
+namespace deepinfer {
+namespace {
+
+constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
+
+struct Types {
+  DType activation = DType::kBF16;
+  DType kv = DType::kBF16;
+};
+
+// auto: float16 for checkpoints that are in it, else bfloat16.
+Result<Types> types_of(const Config& c, const ModelConfig& model, const GpuTuning& tuning) {
+  const std::string& wanted = c.model.dtype;
+  if (wanted != "auto" && wanted != "bfloat16" && wanted != "float16")
+    return make_error(ErrorCode::kConfig, "model.dtype: got {}, expected auto, bfloat16 or float16 on a GPU",
+                      wanted);
+  const bool half = wanted == "float16" || (wanted == "auto" && model.dtype == "float16");
+  Types types;
+  types.activation = half ? DType::kF16 : DType::kBF16;
+  const char* own = half ? "float16" : "bfloat16";
+  const std::string& kv = c.gpu.kv_cache_dtype;
+  if (kv == "fp8" || (kv == "auto" && tuning.fp8_kv_cache))
+    types.kv = DType::kF8E4M3;
+  else if (kv == "auto" || kv == own)
+    types.kv = types.activation;
+  else
+    return make_error(
+        ErrorCode::kConfig,
+        "gpu.kv_cache_dtype: got {}, expected auto, fp8 or {} on a GPU with activations in {} (model.dtype)",
+        kv, own, own);
+  return types;
+}
+
+Result<void> check_block_size(int size) {
+  if (size >= 16 && size <= 128 && (size & (size - 1)) == 0) return {};
+  return make_error(ErrorCode::kConfig, "gpu.block_size: got {}, expected 16, 32, 64 or 128 on a GPU", size);
+}
+
+// Dense matrices are kept in the dtype of the activations, vectors in F32, quantized blocks as they are.
+size_t weights_on_device(const Weights& weights) {
+  size_t bytes = 0;
+  for (const auto& [name, t] : weights.tensors)
+    bytes += t.dtype == DType::kF32 && t.shape.size() > 1 ? t.bytes / 2 : t.bytes;
+  return bytes;
+}
+
+MemoryRequest memory_request(const Config& c, const GpuInfo& gpu, const GpuTuning& tuning,
+                             const Checkpoint& checkpoint, DType kv) {
+  const std::string& dtype = checkpoint.config.dtype;
+  return {.utilization = c.gpu.gpu_memory_utilization,
+          .kv_cache_memory_bytes = c.gpu.kv_cache_memory_bytes,
+          .headroom = tuning.headroom_bytes,
+          .auto_max_model_len = c.model.max_model_len == 0,
+          .fp8_kv_possible = kv != DType::kF8E4M3,
+          .quantization_possible = dtype == "bfloat16" || dtype == "float16" || dtype == "float32",
+          .gpu = fmt::format("GPU {} ({})", gpu.id, gpu.name),
+          .holders = processes_text(gpu)};
+}
+
+void log_memory(const GpuInfo& gpu, const CudaRunner& runner, DType kv) {
+  const MeasuredMemory& m = runner.measured();
+  const auto gib = [](size_t bytes) { return static_cast<double>(bytes) / kGiB; };
+  log::info(
+      "cuda:{} {} (compute capability {}): weights {:.2f} GiB, buffers {:.2f}, step {:.2f}, graphs {:.2f}; "
+      "KV cache {} blocks of {} tokens in {}, {:.2f} GiB",
+      gpu.id, gpu.name, to_string(*gpu.capability), gib(m.weights), gib(m.fixed), gib(m.step),
+      gib(m.graphs + m.later_graphs), runner.info().num_blocks, m.block_size, info(kv).name,
+      gib(static_cast<size_t>(runner.info().num_blocks) * m.block_bytes));
+}
+
+Result<std::unique_ptr<CudaRunner>> make_runner(const Config& config, const Checkpoint& checkpoint,
+                                                std::unique_ptr<cuda::Gpu> gpu, const GpuInfo& info,
+                                                const GpuTuning& tuning) {
+  DI_ASSIGN(const Types types, types_of(config, checkpoint.config, tuning));
+  DI_TRY(check_block_size(config.gpu.block_size));
+  DI_ASSIGN(const int wanted, wanted_model_len(config, checkpoint.config));
+  const MemoryRequest request = memory_request(config, info, tuning, checkpoint, types.kv);
+  const cuda::MemoryInfo memory = gpu->memory_at_open();
+  DI_TRY(check_free_memory(memory.free_bytes, memory.total_bytes, request));
+  DI_TRY(
+      check_weights(weights_on_device(checkpoint.weights), memory.free_bytes, memory.total_bytes, request));
+
+  const int threads = config.cpu.threads != 0 ? config.cpu.threads : machine_limits().threads;
+  std::unique_ptr<Model> model;
+  {
+    ThreadPool pool(threads);  // for packing; steps run without
+    Context context{.device = {Device::Kind::kCuda, info.id},
+                    .pool = &pool,
+                    .gpu = gpu.get(),
+                    .activation = types.activation};
+    DI_ASSIGN(model, make_model(checkpoint.config, checkpoint.weights, context));
+  }
+  checkpoint.weights.release_pages();
+  return CudaRunner::create(
+      std::move(gpu), std::move(model),
+      {.max_num_seqs = config.gpu.max_num_seqs,
+       .max_num_batched_tokens = config.gpu.max_num_batched_tokens,
+       .max_model_len = wanted,
+       .block_size = config.gpu.block_size,
+       .kv_dtype = types.kv,
+       .activation = types.activation,
+       .enforce_eager = config.gpu.enforce_eager,
+       .graph_sizes = tuning.graph_sizes,
+       .pdl_rows = tuning.pdl_max_batch,
+       .plan_cache = [request](const MeasuredMemory& measured) { return plan_cache(measured, request); }});
+}
+
+}  // namespace
+
+Result<LoadedRunner> load_on_gpu(const Config& config, const Checkpoint& checkpoint,
+                                 std::unique_ptr<cuda::Gpu> gpu, const GpuInfo& info) {
+  const GpuTuning tuning = resolve_tuning(config.gpu, info);
+  if (!tuning.warning.empty()) log::warn("{}", tuning.warning);
+  try {
+    DI_ASSIGN(std::unique_ptr<CudaRunner> runner,
+              make_runner(config, checkpoint, std::move(gpu), info, tuning));
+    const DType kv = runner->info().groups.front().dtype;
+    log_memory(info, *runner, kv);
+    std::string kernels =
+        fmt::format("{} {} {}", info.name, to_string(*info.capability), deepinfer::info(kv).name);
+    return LoadedRunner{std::move(runner), std::move(kernels)};
+  } catch (const cuda::CudaError& fault) {
+    return make_error(ErrorCode::kMemory, "GPU {} ({}): {}", info.id, info.name, fault.what());
+  } catch (const cuda::CudaOutOfMemory& fault) {
+    return make_error(ErrorCode::kMemory,
+                      "GPU {} ({}): out of memory while the model was loaded: {}: set gpu.max_num_seqs or "
+                      "gpu.max_num_batched_tokens lower, or end what else holds the GPU's memory{}",
+                      info.id, info.name, fault.what(),
+                      info.processes.empty() ? "" : ": " + processes_text(info));
+  }
+}
+
+}  // namespace deepinfer
