@@ -1,4 +1,4 @@
-// What tests set of the emulated machine.
+// What tests set and read of the emulated machine. No CUDA header is needed to include this.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,38 @@ void set_seed(uint64_t seed);
 
 // Throws Failure with the text and the seed, and counts it.
 [[noreturn]] void throw_failure(const std::string& text);
-// Failures since the last call; tests that expect some take them, the test's end reports the others.
+// Failures since the last call. A test that expects some takes them; others are reported at the test's end.
 int take_failures();
+
+struct MachineConfig {
+  int device_count = 1;  // all alike
+  std::string name = "Emulated GPU";
+  int major = 9, minor = 0;  // compute capability
+  int multiprocessors = 4;
+  size_t total_memory = size_t{1} << 30;
+  size_t used_by_others = 0;            // of total_memory
+  size_t shared_per_block = 227 << 10;  // with opt-in
+  int driver_version = 13000;           // 0: no driver
+  bool virtual_memory = true;           // the driver knows cuMemCreate and its like
+};
+
+// A fresh machine: work in flight is dropped, all handles and device memory are gone, errors forgotten. Only
+// when nothing that owns some of it lives.
+void reset_machine(const MachineConfig& config = {});
+
+// The n-th allocation from now (0: the next one; device, pinned or virtual memory) fails once.
+void fail_allocation(int n);
+// The n-th kernel that starts from now faults with this error (cudaErrorIllegalAddress: 700), for good.
+void fail_kernel(int n, int error = 700);
+
+struct MachineCounts {
+  int64_t kernels = 0, copies = 0, graph_launches = 0;  // that have run
+  int64_t early_starts = 0;      // dependents that started before the kernel in front of them
+  int64_t allocations = 0;       // calls that allocated, ever
+  int64_t live_allocations = 0;  // of device, pinned and virtual memory
+  size_t device_bytes = 0;       // allocated now, on all devices
+  size_t pending = 0;            // operations that have not run
+};
+MachineCounts machine_counts();
 
 }  // namespace deepinfer::emulation

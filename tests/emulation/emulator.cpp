@@ -69,7 +69,8 @@ void fill_poison(void* data, size_t bytes) {
 std::string kernel_name(const void* function) {
 #if __has_feature(address_sanitizer)
   char text[512] = "";
-  __sanitizer_symbolize_pc(const_cast<void*>(function), "%f", text, sizeof text);
+  // One byte in: the symbolizer takes an address for the one after a call.
+  __sanitizer_symbolize_pc(static_cast<char*>(const_cast<void*>(function)) + 1, "%f", text, sizeof text);
   return text;
 #else
   Dl_info info{};

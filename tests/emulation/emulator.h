@@ -62,7 +62,6 @@ struct Coordinates {
   dim3 block_dim, grid_dim;
 };
 extern const Coordinates* running;
-inline constexpr int kWarpSize = 32;
 
 int lane();
 void sync_block(Site site);
@@ -109,4 +108,3 @@ long long clock();
 #define blockIdx (::deepinfer::emulation::running->block_index)
 #define blockDim (::deepinfer::emulation::running->block_dim)
 #define gridDim (::deepinfer::emulation::running->grid_dim)
-#define warpSize (::deepinfer::emulation::kWarpSize)
