@@ -40,6 +40,9 @@ struct PagedAttention {
 // The own kernels: every shape that PagedAttention allows with head dimensions of 16 to 256 that are
 // multiples of 8. Split over the context where there are few rows; `scratch` holds partial results.
 size_t attention_scratch_bytes(const Gpu& gpu, const PagedAttention& a);
-void attention_plain(Gpu& gpu, const PagedAttention& a, void* scratch);
+struct AttentionRows {  // what is left to do
+  bool decode = true, prefill = true;
+};
+void attention_plain(Gpu& gpu, const PagedAttention& a, void* scratch, AttentionRows rows = {});
 
 }  // namespace deepinfer::cuda
