@@ -113,6 +113,7 @@ Result<std::unique_ptr<Gpu>> Gpu::open(const GpuOptions& options) {
   gpu->parts_ = std::make_shared<Parts>();
   cudaError_t code = cudaSetDevice(options.index);
   if (code == cudaSuccess) code = cudaStreamCreateWithFlags(&gpu->parts_->stream, cudaStreamNonBlocking);
+  if (code == cudaSuccess) code = cudaMemGetInfo(&gpu->at_open_.free_bytes, &gpu->at_open_.total_bytes);
   if (code != cudaSuccess) {
     (void)cudaGetLastError();
     return make_error(
