@@ -15,8 +15,18 @@
 #include "base/check.h"
 #include "ops/fixture.h"
 #include "tensor/context.h"
+#ifdef DEEPINFER_EMULATION
+#include "emulation/emulated_gpu.h"
+#endif
 
 namespace deepinfer::test {
+
+// The order in which the emulation runs threads, blocks and streams; a card has its own.
+inline void use_order([[maybe_unused]] uint64_t seed) {
+#ifdef DEEPINFER_EMULATION
+  emulation::set_seed(seed);
+#endif
+}
 
 // A context on the GPU with a scratch arena of its own.
 struct CudaMachine {

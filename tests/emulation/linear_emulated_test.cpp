@@ -65,7 +65,7 @@ class CudaLinear : public testing::TestWithParam<Case> {
   // minimum and quanta cancel: their parts count.
   double bound(const Sum& s, int64_t cols, int64_t tokens) const {
     const double parts = weight() == DType::kQ4_1 ? 8 : 1;
-    const double expanded = quantized() && tokens > 64 ? eps_of(a()) : 0;
+    const double expanded = quantized() && (tokens > 64 || every_weight_is_rounded_) ? eps_of(a()) : 0;
     return ((static_cast<double>(cols) + 8) * kEps * parts + expanded) * s.magnitude + 1e-30;
   }
   // And over normalized activations, a few of which may round the other way.
@@ -106,6 +106,7 @@ class CudaLinear : public testing::TestWithParam<Case> {
   }
 
   Random random_{20240731};
+  bool every_weight_is_rounded_ = false;
 };
 
 TEST_P(CudaLinear, ProjectMatchesDoublePrecision) {
@@ -122,12 +123,22 @@ TEST_P(CudaLinear, ManySectionsOfK) {
   project(m, 17, 1088, {1, 11});
 }
 
-TEST_P(CudaLinear, ProjectUnderOverlap) {
-  for (const bool pdl : {false, true}) {
+TEST_P(CudaLinear, AnyOrderOfThreadsAndOverlap) {
+  for (const uint64_t seed : {1, 2, 3}) {
+    use_order(seed);
     CudaMachine m(a());
-    m.gpu->pdl = pdl;
+    m.gpu->pdl = true;
     project(m, 40, 128, {1, 10, 30});
   }
+  use_order(1);
+}
+
+// The self-check may switch the skinny kernel off.
+TEST_P(CudaLinear, TileKernelServesFewTokens) {
+  CudaMachine m(a());
+  m.gpu->fast.skinny = false;
+  every_weight_is_rounded_ = true;
+  project(m, 37, 96, {1, 9});
 }
 
 TEST_P(CudaLinear, GateUpMatchesDoublePrecision) {

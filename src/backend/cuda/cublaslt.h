@@ -1,9 +1,9 @@
 // cuBLASLt, loaded when the program runs: large products in BF16 and F16. Without it the own tile kernel
 // serves (gemm_tile.cu).
 //
-// For every (dtypes, N, K, M bucket) the library's candidates are timed once on the card and the best is kept
-// on disk (tuning.h). Nothing is timed in a capture or in deterministic mode: there the library's own first
-// choice serves.
+// For every (dtypes, N, K, M bucket) the library's candidates are timed the first time that it is met on the
+// card, and the best is kept on disk (tuning.h). Nothing is timed in a capture or in deterministic mode:
+// there the library's own first choice serves.
 #pragma once
 
 #include <cublasLt.h>
@@ -68,11 +68,6 @@ class Cublaslt {
   // Launches in the Gpu's stream. False: the library has no algorithm for this one (or was not asked for it
   // before this capture), use the own kernel.
   bool multiply(Gpu& gpu, const Gemm& gemm);
-
-  // While it is on, the first product of a shape outside of captures tries the library's candidates and takes
-  // their times: outputs are garbage then, so only steps whose result nobody wants may run. Off: what was
-  // found is written to disk.
-  void set_tuning(Gpu& gpu, bool on);
 
  private:
   struct State;

@@ -1,10 +1,11 @@
 // Which kernel computes a product.
 //
-//   up to 16 tokens        the skinny kernel, its norm fused for up to 4
-//   more, dense            cuBLASLt; in deterministic mode or without the library the tile kernel
-//   more, quantized        up to 64 tokens (or in deterministic mode) the skinny kernel, 16 tokens a pass;
-//   else slices
-//                          of the weight's rows are expanded to A and multiplied as dense ones
+//   up to 16 tokens   the skinny kernel, with its norm fused for up to 4
+//   more, dense       cuBLASLt; in deterministic mode or without the library the tile kernel
+//   more, quantized   up to 64 tokens, or in deterministic mode, the skinny kernel, 16 tokens a pass; else
+//                     slices of the weight's rows are expanded to A and multiplied as dense ones
+//
+// A path that the self-check has switched off gives way to the tile kernel.
 #include <algorithm>
 
 #include "backend/cuda/cublaslt.h"

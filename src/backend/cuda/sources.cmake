@@ -7,6 +7,7 @@ set(DI_CUDA_SOURCES
     begin_step.cu
     copy_blocks.cu
     cublaslt.cpp
+    cublaslt_open.cpp
     device_code.cu
     embed.cu
     error.cpp
