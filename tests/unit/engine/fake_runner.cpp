@@ -227,10 +227,11 @@ std::vector<OutputToken> FakeRunner::sample(const Step& step, const StepRow& row
   const SampleRow& s = row.sampling;
   auto count = static_cast<uint64_t>(row.room);
   if (options_.reject_drafts) {
-    count = mix(mix(options_.seed, step.id), row.sequence) % static_cast<uint64_t>(row.room + 1);
+    const uint64_t least = options_.info.tracks_tokens ? 1 : 0;
+    count = least + mix(mix(options_.seed, step.id), row.sequence) % (row.room + 1 - least);
   }
   bool penalties = s.presence_penalty != 0 || s.frequency_penalty != 0 || s.repetition_penalty != 1;
-  uint64_t history = penalties ? history_hash(history_hash(5, s.prompt), s.output) : 0;
+  uint64_t history = penalties ? this->history(row, position) : 0;
   std::vector<OutputToken> accepted;
   while (accepted.size() < count) {
     if (!accepted.empty()) value = forward(row, accepted.back().id, position - 1);
@@ -274,7 +275,22 @@ uint64_t FakeRunner::forward(const StepRow& row, int32_t token, int64_t position
     }
   }
   for (size_t g = 0; g < options_.info.groups.size(); ++g) {
-    if (Cell* c = cell(row, g, position)) *c = {static_cast<int>(g), position, cell_value(h, g)};
+    if (Cell* c = cell(row, g, position)) *c = {static_cast<int>(g), position, cell_value(h, g), token};
+  }
+  return h;
+}
+
+// Of the tokens before `position`: as the scheduler gives them or, where the runner is to know them, as the
+// first group's cache holds them.
+uint64_t FakeRunner::history(const StepRow& row, int64_t position) {
+  const SampleRow& s = row.sampling;
+  if (!options_.info.tracks_tokens) return history_hash(history_hash(5, s.prompt), s.output);
+  if (s.prompt.empty() || static_cast<int64_t>(s.prompt.size()) > position) fault("prompt of another length");
+  uint64_t h = 5;
+  for (int64_t p = 0; p < position; ++p) {
+    const Cell* c = cell(row, 0, p);
+    if (c == nullptr || c->position != p) fault(fmt::format("no token at position {}", p));
+    h = mix(h, static_cast<uint64_t>(c == nullptr ? -1 : c->token));
   }
   return h;
 }

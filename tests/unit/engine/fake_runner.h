@@ -16,7 +16,7 @@ namespace deepinfer::test {
 struct FakeOptions {
   ModelRunner::Info info;
   bool late = true;           // compute in wait(), as late as the contract allows, instead of at the launch
-  bool reject_drafts = true;  // accept 0 to room tokens at random, instead of all
+  bool reject_drafts = true;  // accept 0 (1 where info.tracks_tokens) to room tokens at random, not all
   uint64_t seed = 1;
 };
 
@@ -60,6 +60,7 @@ class FakeRunner final : public ModelRunner {
     int group = -1;
     int64_t position = -1;
     uint64_t value = 0;
+    int32_t token = -1;
   };
   struct Slot {
     uint64_t sequence = ~uint64_t{0};
@@ -86,6 +87,7 @@ class FakeRunner final : public ModelRunner {
   void execute_row(const Step& step, const StepRow& row, StepOutput& output);
   std::vector<OutputToken> sample(const Step& step, const StepRow& row, int64_t position, uint64_t value);
   uint64_t forward(const StepRow& row, int32_t token, int64_t position);
+  uint64_t history(const StepRow& row, int64_t position);
   Cell* cell(const StepRow& row, size_t group, int64_t position);
   void fault(std::string what);
 

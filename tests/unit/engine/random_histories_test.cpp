@@ -63,6 +63,7 @@ class History {
     info.max_in_flight = pick(1, 3);
     info.max_accepted = chance(0.5) ? 1 : pick(2, 4);
     info.touched_first = chance(0.5);
+    info.tracks_tokens = chance(0.4) && info.groups[0].kind == KvGroupSpec::Kind::kFull;
     o.fake.late = chance(0.5);
     o.fake.reject_drafts = chance(0.5);
     o.fake.seed = seed_;

@@ -333,6 +333,51 @@ TEST(Scheduler, PenaltiesSeeEveryTokenEvenWithPlansInFlight) {
   EXPECT_GT(sim.runner().max_in_flight_seen(), 1);
 }
 
+// Where the runner knows the tokens in flight, neither penalties nor banned stop ids hold a row back.
+TEST(Scheduler, ARunnerThatTracksTokensNeedsNoCommit) {
+  for (const bool tracks : {false, true}) {
+    SimOptions o = options();
+    o.fake.info.max_in_flight = 3;
+    o.fake.info.tracks_tokens = tracks;
+    o.fake.info.vocab_size = 3;
+    o.end_ids = {0};
+    Sim sim(o);
+    EngineRequest penalties = request({1, 2, 2, 1, 1}, 20), bans = request({2, 1, 1}, 30);
+    penalties.sampling.frequency_penalty = 0.5f;
+    penalties.sampling.ignore_eos = true;
+    bans.sampling.min_tokens = 17;
+    const uint64_t first = sim.add(penalties), second = sim.add(bans);
+    for (int launched = 0; launched < 3; ++launched) EXPECT_EQ(sim.launch(), tracks || launched == 0);
+    sim.run();
+    EXPECT_EQ(sim.sequence(first).output.size(), 20u);
+    ASSERT_GE(sim.sequence(second).output.size(), 17u);
+    for (int i = 0; i < 17; ++i) EXPECT_NE(sim.sequence(second).output[i], 0) << i;
+    EXPECT_EQ(sim.verdict(), "");
+  }
+}
+
+// With drafts a planned position is an upper bound: the ban has to wait, penalties need not.
+TEST(Scheduler, TrackedTokensWithDrafts) {
+  SimOptions o = options();
+  o.fake.info.max_in_flight = 2;
+  o.fake.info.max_accepted = 3;
+  o.fake.info.tracks_tokens = true;
+  o.fake.info.vocab_size = 3;
+  o.end_ids = {0};
+  Sim sim(o);
+  EngineRequest penalties = request({1, 2, 2, 1, 1}, 20), bans = request({2, 1, 1}, 30);
+  penalties.sampling.presence_penalty = 0.5f;
+  bans.sampling.min_tokens = 17;
+  sim.add(penalties);
+  const uint64_t banned = sim.add(bans);
+  EXPECT_TRUE(sim.launch());
+  EXPECT_TRUE(sim.launch());
+  ASSERT_EQ(sim.last_plan()->rows.size(), 1u);
+  EXPECT_NE(sim.last_plan()->rows[0].sequence->id, sequence_id(banned, 0));
+  sim.run();
+  EXPECT_EQ(sim.verdict(), "");
+}
+
 TEST(Scheduler, AcceptedDraftsBeyondTheEndAreDropped) {
   SimOptions o = options();
   o.fake.info.max_accepted = 4;
