@@ -11,8 +11,9 @@ namespace {
 
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 constexpr float kLargest = std::numeric_limits<float>::max();
-constexpr float kGreedyBelow = 1e-5f;   // temperatures that mean 0, as in vLLM
-constexpr int64_t kSortAtMost = 64;     // candidates that are sorted rather than split
+constexpr float kGreedyBelow = 1e-5f;  // temperatures that mean 0, as in vLLM
+constexpr int64_t kSortAtMost = 64;    // candidates that are sorted rather than split
+constexpr int64_t kSortByIdAtMost = 256;
 constexpr int kBuckets = 512;           // of the first step of the search for the nucleus
 constexpr int64_t kSelectAhead = 1024;  // candidates beyond k between two selections
 constexpr uint32_t kInPrompt = 1u << 31;
@@ -259,7 +260,21 @@ class Row {
     return {middle - s_.ids, end - s_.ids, before};
   }
 
+  // s_.ids[0, n), the n first in the order of rank, into the order of ids.
+  void order_by_id(int64_t n) {
+    if (n <= kSortByIdAtMost) {
+      std::sort(s_.ids, s_.ids + n);
+      return;
+    }
+    const Ahead ahead{x_};
+    const int32_t last = *std::max_element(s_.ids, s_.ids + n, ahead);
+    Found found{.ids = s_.ids, .count = 0, .capacity = vocab_ + kCollectRoom};
+    k_.row_collect(x_, 0, vocab_, below(x_[last]), &found);
+    std::remove_if(s_.ids, s_.ids + found.count, [&](int32_t id) { return ahead(last, id); });
+  }
+
   int32_t draw_from_first(int64_t n, double noise) {
+    order_by_id(n);
     double total = 0;
     for (int64_t i = 0; i < n; ++i) total += s_.weights[s_.ids[i]];
     double left = noise * total;

@@ -3,7 +3,7 @@
 // (min_p stands before top_k and top_p there, so top_p is of what min_p left).
 //
 // Everything here depends on the row alone: the noise is one number, a function of (seed, position), that the
-// inverse of the cumulated distribution turns into a token.
+// inverse of the distribution, cumulated by id, turns into a token.
 #pragma once
 
 #include <cstddef>
