@@ -49,6 +49,15 @@ __device__ inline uint32_t umulhi(uint32_t a, uint32_t b) {
 #endif
 }
 
+// Rounded, and never fused with an addition.
+__device__ inline float multiply(float a, float b) {
+#ifdef DEEPINFER_EMULATION
+  return a * b;
+#else
+  return __fmul_rn(a, b);
+#endif
+}
+
 // Relative error about 2^-22; 2^x. exp_fast() loses accuracy as |x| grows (2 + |1.16 x| ulp).
 __device__ inline float exp2_fast(float x) {
 #ifdef DEEPINFER_EMULATION

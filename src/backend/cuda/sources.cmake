@@ -24,6 +24,8 @@ set(DI_CUDA_SOURCES
     range.cpp
     rope.cu
     rows.cu
+    sample.cu
+    sample_pack.cpp
     scratch.cpp
     staging.cpp
     tuning.cpp)
