@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <numeric>
+#include <utility>
 #include <vector>
 
 #include "backend/cuda/sample_layout.h"
@@ -71,20 +72,27 @@ class Packer {
  private:
   void pack_lists(const SampleRow& row, DeviceSampleRow& r) {
     r.bias = {words_, static_cast<int32_t>(row.bias.size())};
-    static_assert(sizeof(LogitBias) == 2 * sizeof(int32_t));
-    if (!row.bias.empty()) {
-      auto* bias = reinterpret_cast<LogitBias*>(lists_ + words_);
-      std::memcpy(bias, row.bias.data(), row.bias.size_bytes());
-      const auto by_token = [](const LogitBias& a, const LogitBias& b) { return a.token < b.token; };
-      // Several biases of one token are added in their order.
-      if (!std::is_sorted(bias, bias + row.bias.size(), by_token))
-        std::stable_sort(bias, bias + row.bias.size(), by_token);
-      words_ += 2 * r.bias.count;
-    }
+    put_bias(row.bias);
     r.banned = copy(row.banned);
     if (packing_.history || !has_penalties(row)) return;
     r.tokens = copy(row.prompt);
     r.tokens.count += copy(row.output).count;
+  }
+
+  // By token; several biases of one token in their order, which the kernel adds one by one.
+  void put_bias(std::span<const LogitBias> bias) {
+    static_assert(sizeof(LogitBias) == 2 * sizeof(int32_t));
+    if (bias.empty()) return;
+    auto* to = reinterpret_cast<LogitBias*>(lists_ + words_);
+    words_ += 2 * static_cast<int32_t>(bias.size());
+    if (std::ranges::is_sorted(bias, {}, &LogitBias::token)) {
+      std::ranges::copy(bias, to);
+      return;
+    }
+    std::vector<int32_t> order(bias.size());  // a request's list is sorted: not in the step loop
+    std::iota(order.begin(), order.end(), 0);
+    std::ranges::sort(order, {}, [&](int32_t i) { return std::pair(bias[i].token, i); });
+    for (const int32_t i : order) *to++ = bias[i];
   }
 
   ListSpan copy(std::span<const int32_t> tokens) {
