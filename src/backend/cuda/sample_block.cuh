@@ -129,7 +129,7 @@ struct Block {
   // use(id, logit) for every token; a thread sees its tokens in ascending order.
   template <class Use>
   static __device__ void for_each(const Logits& row, Use use) {
-    constexpr int kAhead = 4;  // loads on their way
+    constexpr int kAhead = 2;  // loads on their way
     const int32_t size = segment(row.vocab);
     const int32_t begin = warp() * size, end = minimum(row.vocab, begin + size);
     for (int32_t i = begin + lane() * 4; i < end; i += kAhead * 128) {
@@ -207,7 +207,7 @@ struct Block {
   }
 
   // The tokens that `cut` keeps, in no order, into the list. Returns how many, or -1: too many for a list.
-  static __device__ int32_t collect(Shared& s, const Logits& row, Cut cut) {
+  static __device__ __noinline__ int32_t collect(Shared& s, const Logits& row, Cut cut) {
     if (thread() == 0) s.count = 0;
     sync_threads();
     for_each(row, [&](int32_t id, float x) {
@@ -268,7 +268,7 @@ struct Block {
   // Of the candidates that `cut` keeps: the fewest first ones, by falling logit and ascending id, that
   // together count (kMass: weigh) at least `need`. All of them when they do not reach it. A radix selection.
   template <bool kMass>
-  static __device__ Cut select(Shared& s, const Logits& row, int32_t listed, const Weights& weights, Cut cut,
+  static __device__ __noinline__ Cut select(Shared& s, const Logits& row, int32_t listed, const Weights& weights, Cut cut,
                                uint64_t need) {
     uint32_t key = 0, known = 0;
     Bin bin;
@@ -298,7 +298,7 @@ struct Block {
   }
 
   // The id of the n-th candidate with this key, n from 1. There are as many.
-  static __device__ uint32_t id_of(Shared& s, const Logits& row, int32_t listed, uint32_t key, uint32_t n) {
+  static __device__ __noinline__ uint32_t id_of(Shared& s, const Logits& row, int32_t listed, uint32_t key, uint32_t n) {
     uint32_t reversed = 0, known = 0;  // the lowest ids have the highest digits
     uint64_t need = n;
     for (int shift = 11; shift >= 0; shift -= 11) {
