@@ -1,18 +1,12 @@
-// A CUDA device for tests of operations: the emulated one, or a real card where the program links di_cuda.
+// Any arrays on a CUDA device, emulated or real, and tests that are skipped where there is none.
 #pragma once
 
 #include <gtest/gtest.h>
 
-#include <cstring>
-#include <memory>
 #include <string>
 #include <utility>
-#include <vector>
 
-#include "backend/cuda_gpu.h"
-#include "base/check.h"
-#include "tensor/context.h"
-#include "tensor/tensor.h"
+#include "emulation/cuda_fixture.h"
 
 namespace deepinfer::test {
 
@@ -31,18 +25,9 @@ T must(Result<T> result) {
     if (cuda::device_count(&di_why) == 0) GTEST_SKIP() << "no card: " << di_why; \
   } while (false)
 
-// A device, its context and a scratch arena on it.
-struct Card {
-  explicit Card(size_t scratch = size_t{16} << 20, DType activation = DType::kBF16,
-                const cuda::GpuOptions& options = {})
-      : gpu(must(cuda::Gpu::open(options))), arena(must(gpu->allocate(scratch)), 256) {
-    context.device = kCard;
-    context.gpu = gpu.get();
-    context.scratch = &arena;
-    context.activation = activation;
-  }
-  ~Card() { gpu->synchronize(); }
-  Card(const Card&) = delete;
+// With arrays of any plain type.
+struct Card : CudaMachine {
+  explicit Card(DType activation = DType::kBF16) : CudaMachine(activation) {}
 
   // Copies wait until they are done.
   template <class T>
@@ -71,10 +56,6 @@ struct Card {
     std::memcpy(values.data(), pinned.data(), count * sizeof(T));
     return values;
   }
-
-  std::unique_ptr<cuda::Gpu> gpu;
-  Arena arena;  // freed before the device
-  Context context;
 };
 
 }  // namespace deepinfer::test

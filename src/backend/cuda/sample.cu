@@ -76,10 +76,10 @@ class RowSampler : Block<kThreads> {
     uint32_t own = 0;  // key of this thread's largest
     Ranked best;
     const bool same = x.mask == nullptr && !changed;
-    if (row_.logprobs >= 0 || same) best = largest(raw, &own);
+    if (row_.logprobs >= 0 || same) best = B::largest(s_, raw, &own);
     if (row_.logprobs >= 0) write_logprobs(raw, best, own);
     if (changed) x = change(x, scratch_row);
-    if (!same) best = largest(x, &own);
+    if (!same) best = B::largest(s_, x, &own);
 
     int32_t token = best.id();
     if (!finite(best))
@@ -95,28 +95,6 @@ class RowSampler : Block<kThreads> {
  private:
   static __device__ bool finite(Ranked r) { return r.key() >= key_of(-kLargest); }
   static __device__ Cut all_finite() { return {key_of(-kLargest), ~0u}; }
-
-  __device__ Ranked largest(const Logits& row, uint32_t* own) {
-    uint32_t key = 0;
-    int32_t id = 0;
-    B::for_each(row, [&](int32_t i, float v) {
-      const uint32_t k = key_of(v);
-      if (k > key) {
-        key = k;
-        id = i;
-      }
-    });
-    *own = key;
-    return {B::max(s_, Ranked::of(key, id).bits)};
-  }
-
-  __device__ uint64_t total(const Logits& row, int32_t listed, const Weights& weights, Cut cut) {
-    uint64_t own = 0;
-    B::for_each_candidate(s_, row, listed, [&](uint32_t key, int32_t id) {
-      if (cut.keeps(key, id)) own += weights.of(value_of(key));
-    });
-    return B::sum(s_, own);
-  }
 
   // The first k of what `cut` keeps; *listed: the list then holds these and perhaps more, or -1.
   __device__ Cut first_of(const Logits& row, int32_t k, Cut cut, uint32_t own, int32_t* listed) {
@@ -136,17 +114,18 @@ class RowSampler : Block<kThreads> {
   __device__ void write_logprobs(const Logits& raw, Ranked best, uint32_t own) {
     const bool some = finite(best);
     const Weights weights{some ? value_of(best.key()) : 0.0f, 1.0f, unit_of(a_.vocab)};
-    const uint64_t sum = some ? total(raw, -1, weights, all_finite()) : 0;
+    const uint64_t sum = some ? B::weigh(s_, raw, -1, weights, all_finite()) : 0;
     if (B::thread() == 0) {
       const double weight = static_cast<double>(sum) / static_cast<double>(weights.unit);
-      s_.log_sum = static_cast<double>(weights.max) + (some ? log(weight) : 0.0);
+      s_.max = weights.max;
+      s_.log_sum = some ? log(weight) : 0.0;
     }
     sync_threads();
     if (row_.logprobs > 0) write_top(raw, own);
   }
 
   __device__ float logprob(float x) const {
-    return x > kNone ? static_cast<float>(static_cast<double>(x) - s_.log_sum) : kNone;
+    return x > kNone ? static_cast<float>(static_cast<double>(x) - s_.max - s_.log_sum) : kNone;
   }
 
   __device__ void write_top(const Logits& raw, uint32_t own) {
@@ -277,7 +256,7 @@ class RowSampler : Block<kThreads> {
   }
 
   __device__ Cut nucleus(const Logits& x, const Weights& weights, Cut cut, int32_t listed) {
-    const uint64_t sum = total(x, listed, weights, cut);
+    const uint64_t sum = B::weigh(s_, x, listed, weights, cut);
     if (listed < 0) {
       // Tokens that weigh less than this make together less than the 1 - top_p that is cut off.
       const float each = (1 - row_.top_p) * static_cast<float>(sum) / static_cast<float>(a_.vocab);
@@ -294,14 +273,7 @@ class RowSampler : Block<kThreads> {
 
   // The token at which the weights of what `cut` keeps, summed by id, exceed the noise's part of their sum.
   __device__ int32_t invert(const Logits& x, const Weights& weights, Cut cut) {
-    uint64_t own = 0;
-    const auto weight = [&](int32_t id, float v) { return cut.keeps(key_of(v), id) ? weights.of(v) : 0; };
-    B::for_each(x, [&](int32_t id, float v) { own += weight(id, v); });
-    own = B::warp_sum(own);
-    if (B::lane() == 0) s_.part[B::warp()] = own;
-    sync_threads();
-    uint64_t all = 0;
-    for (int w = 0; w < B::kWarps; ++w) all += s_.part[w];
+    const uint64_t all = B::weigh(s_, x, -1, weights, cut);
     const int64_t position =
         a_.batch.position == nullptr ? row_.position : a_.batch.position[a_.batch.logit_token[index_]] + 1;
     uint64_t left = multiply_high(noise_of(row_.seed, position), all);
@@ -309,6 +281,7 @@ class RowSampler : Block<kThreads> {
     while (warp < B::kWarps - 1 && left >= s_.part[warp]) left -= s_.part[warp++];
     sync_threads();
 
+    const auto weight = [&](int32_t id, float v) { return cut.keeps(key_of(v), id) ? weights.of(v) : 0; };
     const int32_t size = B::segment(a_.vocab), end = minimum(a_.vocab, (warp + 1) * size);
     for (int32_t first = warp * size; first < end; first += 4 * kThreads) {
       const int32_t i = first + 4 * B::thread();

@@ -10,6 +10,10 @@
 #include "backend/cuda/launch.h"
 #include "backend/cuda/ptx.h"
 
+// Phases of a row are functions of their own: as one, they would need more registers than a thread of a large
+// block has.
+#define DI_NOINLINE __attribute__((noinline))
+
 namespace deepinfer::cuda::sampling {
 
 inline constexpr float kNone = -std::numeric_limits<float>::infinity();
@@ -109,7 +113,8 @@ struct Shared {
   Bin bin;
   uint32_t count;
   int32_t token;
-  double log_sum;
+  float max;       // of the raw logits
+  double log_sum;  // of their weights
 };
 
 template <int kThreads>
@@ -207,7 +212,7 @@ struct Block {
   }
 
   // The tokens that `cut` keeps, in no order, into the list. Returns how many, or -1: too many for a list.
-  static __device__ __noinline__ int32_t collect(Shared& s, const Logits& row, Cut cut) {
+  static __device__ DI_NOINLINE int32_t collect(Shared& s, Logits row, Cut cut) {
     if (thread() == 0) s.count = 0;
     sync_threads();
     for_each(row, [&](int32_t id, float x) {
@@ -222,6 +227,32 @@ struct Block {
     const uint32_t count = s.count;
     sync_threads();
     return count > kListSize ? -1 : static_cast<int32_t>(count);
+  }
+
+  // The largest of all; *own: the key of this thread's largest.
+  static __device__ DI_NOINLINE Ranked largest(Shared& s, Logits row, uint32_t* own) {
+    uint32_t key = 0;
+    int32_t id = 0;
+    for_each(row, [&](int32_t i, float v) {
+      const uint32_t k = key_of(v);
+      if (k > key) {
+        key = k;
+        id = i;
+      }
+    });
+    *own = key;
+    return {max(s, Ranked::of(key, id).bits)};
+  }
+
+  // Of the candidates that `cut` keeps, by warp in `part` (the parts of the row, in order, when there is no
+  // list).
+  static __device__ DI_NOINLINE uint64_t weigh(Shared& s, Logits row, int32_t listed, Weights weights,
+                                               Cut cut) {
+    uint64_t own = 0;
+    for_each_candidate(s, row, listed, [&](uint32_t key, int32_t id) {
+      if (cut.keeps(key, id)) own += weights.of(value_of(key));
+    });
+    return sum(s, own);
   }
 
   static __device__ void clear_bins(Shared& s) {
@@ -268,8 +299,8 @@ struct Block {
   // Of the candidates that `cut` keeps: the fewest first ones, by falling logit and ascending id, that
   // together count (kMass: weigh) at least `need`. All of them when they do not reach it. A radix selection.
   template <bool kMass>
-  static __device__ __noinline__ Cut select(Shared& s, const Logits& row, int32_t listed, const Weights& weights, Cut cut,
-                               uint64_t need) {
+  static __device__ DI_NOINLINE Cut select(Shared& s, Logits row, int32_t listed, Weights weights, Cut cut,
+                                           uint64_t need) {
     uint32_t key = 0, known = 0;
     Bin bin;
     for (int shift = 21; shift >= 0; shift = shift == 21 ? 10 : shift - 10) {
@@ -298,7 +329,8 @@ struct Block {
   }
 
   // The id of the n-th candidate with this key, n from 1. There are as many.
-  static __device__ __noinline__ uint32_t id_of(Shared& s, const Logits& row, int32_t listed, uint32_t key, uint32_t n) {
+  static __device__ DI_NOINLINE uint32_t id_of(Shared& s, Logits row, int32_t listed, uint32_t key,
+                                               uint32_t n) {
     uint32_t reversed = 0, known = 0;  // the lowest ids have the highest digits
     uint64_t need = n;
     for (int shift = 11; shift >= 0; shift -= 11) {
