@@ -197,8 +197,9 @@ void linear(Context& context, const LinearCall& call) {
   const ScratchMark mark(*context.scratch);
   Product p = product_of(context, call);
   const bool quantized = is_quantized(p.w.layout);
-  const bool by_skinny = p.tokens <= kSkinnyTokens ||
-                         (quantized && (p.tokens <= kSkinnyQuantizedTokens || gpu.options().deterministic));
+  const bool few = p.tokens <= kSkinnyTokens ||
+                   (quantized && (p.tokens <= kSkinnyQuantizedTokens || gpu.options().deterministic));
+  const bool by_skinny = few && gpu.fast.skinny;
   if (!by_skinny) {
     prepare_x(context, call, p);
     return quantized ? expanded_product(context, p) : dense_product(context, p);

@@ -11,6 +11,7 @@ set(DI_CUDA_SOURCES
     device_code.cu
     embed.cu
     error.cpp
+    fast/attention_sample.cpp
     fast/fast_attention.cpp
     fast/plan.cu
     gemm.cpp
@@ -18,6 +19,7 @@ set(DI_CUDA_SOURCES
     gemm_skinny_quantized.cu
     gemm_tile.cu
     gpu.cpp
+    open_fast_paths.cpp
     pack.cpp
     project.cpp
     qkv.cu
@@ -27,5 +29,9 @@ set(DI_CUDA_SOURCES
     sample.cu
     sample_pack.cpp
     scratch.cpp
+    self_check.cpp
+    self_check_attention.cpp
+    self_check_linear.cpp
+    self_check_paths.cpp
     staging.cpp
     tuning.cpp)

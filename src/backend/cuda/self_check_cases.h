@@ -1,0 +1,16 @@
+// The self-check's cases, one function a path.
+#pragma once
+
+#include <vector>
+
+#include "backend/cuda/self_check.h"
+
+namespace deepinfer::cuda {
+
+Result<std::vector<Comparison>> check_fa2(Gpu& gpu);
+Result<std::vector<Comparison>> check_xqa(Gpu& gpu);
+Result<std::vector<Comparison>> check_pdl(Gpu& gpu);
+Result<std::vector<Comparison>> check_cublaslt(Gpu& gpu);
+Result<std::vector<Comparison>> check_skinny(Gpu& gpu);
+
+}  // namespace deepinfer::cuda

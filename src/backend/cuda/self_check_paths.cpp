@@ -1,0 +1,15 @@
+#include "backend/cuda/self_check_cases.h"
+
+namespace deepinfer::cuda {
+
+std::vector<PathCheck> path_checks() {
+  return {
+      {"FA2 (attention of prompts)", "fa2", &FastPaths::fa2, check_fa2},
+      {"XQA (attention of decode steps)", "xqa", &FastPaths::xqa, check_xqa},
+      {"cuBLASLt (products of many tokens)", "cublaslt", &FastPaths::cublaslt, check_cublaslt},
+      {"the skinny kernel (products of few tokens)", "skinny", &FastPaths::skinny, check_skinny},
+      {"the overlapping start of kernels (PDL)", "pdl", &FastPaths::pdl, check_pdl},
+  };
+}
+
+}  // namespace deepinfer::cuda
