@@ -11,6 +11,7 @@
 #include "backend/cuda/linear.h"
 #include "backend/cuda/parts.h"
 #include "backend/cuda/ptx.h"
+#include "backend/cuda/qkv.h"
 #include "backend/cuda/scratch.h"
 #include "base/check.h"
 
@@ -18,8 +19,7 @@ namespace deepinfer::cuda {
 namespace {
 
 constexpr int kThreads = 128, kWarp = 32;
-// Of the product in F32: longer steps are taken in groups of tokens.
-constexpr int64_t kProductBytes = int64_t{64} << 20;
+constexpr int64_t kProductBytes = int64_t{64} << 20;  // in F32
 
 struct HeadNorm {
   const float* weight = nullptr;  // [dim], or null: no norm
@@ -176,8 +176,10 @@ QkvArgs make_args(const QkvParams& p) {
           .max_blocks = batch.max_blocks};
 }
 
-int64_t tokens_at_once(int64_t tokens, int64_t rows) {
-  return std::min(tokens, std::max<int64_t>(1, kProductBytes / (rows * static_cast<int64_t>(sizeof(float)))));
+int64_t tokens_at_once(int64_t tokens, int64_t rows, int64_t product_bytes) {
+  const int64_t fit = product_bytes / (rows * static_cast<int64_t>(sizeof(float)));
+  // At most 65,535 blocks stand in a grid's second dimension.
+  return std::min(tokens, std::clamp<int64_t>(fit, 1, 65535));
 }
 
 void finish(Context& context, const QkvArgs& args, int64_t tokens) {
@@ -193,18 +195,21 @@ void finish(Context& context, const QkvArgs& args, int64_t tokens) {
 }  // namespace
 
 size_t qkv_scratch(const Context&, int64_t tokens, int64_t max_rows) {
-  return static_cast<size_t>(tokens_at_once(tokens, max_rows) * max_rows) * sizeof(float);
+  return static_cast<size_t>(tokens_at_once(tokens, max_rows, kProductBytes) * max_rows) * sizeof(float);
 }
 
 void qkv(Context& context, const QkvParams& p) {
+  qkv_in_groups(context, p, kProductBytes);
+}
+
+void qkv_in_groups(Context& context, const QkvParams& p, int64_t product_bytes) {
   const int64_t tokens = p.batch->num_tokens, rows = p.weight->rows;
   if (tokens == 0) return;
   check(context, p);
   QkvArgs args = make_args(p);
   Arena& arena = *context.scratch;
   const size_t mark = arena.used();
-  // At most 65,535 blocks stand in a grid's second dimension.
-  const int64_t at_once = std::min<int64_t>(tokens_at_once(tokens, rows), 65535);
+  const int64_t at_once = tokens_at_once(tokens, rows, product_bytes);
   float* const product = arena.allocate_n<float>(at_once * rows);
   args.product = product;
   for (int64_t first = 0; first < tokens; first += at_once) {
