@@ -1,10 +1,11 @@
 // Sampling. A block of threads takes a row: S blocks for rows that are read as they are, and behind them as
 // many as scratch has rows, which share the rows that are changed first (bias, banned tokens, penalties).
 //
-// A row costs a pass over its logits for the largest; a draw one more, and top_k and top_p two or three in
-// which the few candidates are put into shared memory and ranked there (a radix selection, which reads the
-// whole row again only where thousands are nearly equal). The draw inverts the distribution cumulated by id:
-// each warp sums a part of the row, and the part that the noise points at is searched.
+// A row costs a pass over its logits for the largest, with top_k or top_p one or two more, in which the few
+// candidates are put into shared memory and ranked there (a radix selection, which reads the whole row again
+// only where thousands are nearly equal). The draw inverts the distribution cumulated by id: among the
+// candidates or, without such, by a pass in which each warp sums a part of the row; then the part that the
+// noise points at is searched.
 #include <algorithm>
 
 #include "backend/cuda.h"
@@ -251,32 +252,34 @@ class RowSampler : Block<kThreads> {
     }
     int32_t listed = -1;
     if (row_.top_k > 0) cut = first_of(x, row_.top_k, cut, own, &listed);
-    if (row_.top_p < 1) cut = nucleus(x, weights, cut, listed);
-    return invert(x, weights, cut);
+    if (row_.top_p < 1) cut = nucleus(x, weights, cut, &listed);
+    return invert(x, weights, cut, listed);
   }
 
-  __device__ Cut nucleus(const Logits& x, const Weights& weights, Cut cut, int32_t listed) {
-    const uint64_t sum = B::weigh(s_, x, listed, weights, cut);
-    if (listed < 0) {
+  __device__ Cut nucleus(const Logits& x, const Weights& weights, Cut cut, int32_t* listed) {
+    const uint64_t sum = B::weigh(s_, x, *listed, weights, cut);
+    if (*listed < 0) {
       // Tokens that weigh less than this make together less than the 1 - top_p that is cut off.
       const float each = (1 - row_.top_p) * static_cast<float>(sum) / static_cast<float>(a_.vocab);
       const float margin = 0.01f + 1e-6f * fabsf(weights.max * weights.scale);
       const float floor = weights.max + (logf(each / weights.unit) - margin) / weights.scale;
       const uint32_t key = each > 0 ? key_of(clean(floor)) : 0;
       if (key > cut.key) cut = {key, ~0u};
-      listed = B::collect(s_, x, cut);
+      *listed = B::collect(s_, x, cut);
     }
     const double target = static_cast<double>(row_.top_p) * static_cast<double>(sum);
     const auto need = static_cast<uint64_t>(ceil(target));
-    return B::template select<true>(s_, x, listed, weights, cut, maximum(need, uint64_t{1}));
+    return B::template select<true>(s_, x, *listed, weights, cut, maximum(need, uint64_t{1}));
   }
 
   // The token at which the weights of what `cut` keeps, summed by id, exceed the noise's part of their sum.
-  __device__ int32_t invert(const Logits& x, const Weights& weights, Cut cut) {
-    const uint64_t all = B::weigh(s_, x, -1, weights, cut);
+  __device__ int32_t invert(const Logits& x, const Weights& weights, Cut cut, int32_t listed) {
+    const uint64_t all = B::weigh(s_, x, listed, weights, cut);
     const int64_t position =
         a_.batch.position == nullptr ? row_.position : a_.batch.position[a_.batch.logit_token[index_]] + 1;
     uint64_t left = multiply_high(noise_of(row_.seed, position), all);
+    if (listed >= 0)
+      return static_cast<int32_t>(B::template last_id<true>(s_, x, listed, weights, cut, left + 1));
     int warp = 0;
     while (warp < B::kWarps - 1 && left >= s_.part[warp]) left -= s_.part[warp++];
     sync_threads();

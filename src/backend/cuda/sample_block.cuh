@@ -325,19 +325,25 @@ struct Block {
       wanted = (need + each - 1) / each;
     }
     if (wanted >= equal) return {key, cut.key == key ? cut.last : ~0u};
-    return {key, id_of(s, row, listed, key, static_cast<uint32_t>(wanted))};
+    return {key, last_id<false>(s, row, listed, {}, {key, ~0u}, wanted)};
   }
 
-  // The id of the n-th candidate with this key, n from 1. There are as many.
-  static __device__ DI_NOINLINE uint32_t id_of(Shared& s, Logits row, int32_t listed, uint32_t key,
-                                               uint32_t n) {
+  // Going up by id through the candidates that count, the one at which they count (kMass: weigh) `need`. They
+  // do so together. kMass: those that `cut` keeps, else those with the cut's key.
+  template <bool kMass>
+  static __device__ DI_NOINLINE uint32_t last_id(Shared& s, Logits row, int32_t listed, Weights weights,
+                                                 Cut cut, uint64_t need) {
     uint32_t reversed = 0, known = 0;  // the lowest ids have the highest digits
-    uint64_t need = n;
     for (int shift = 11; shift >= 0; shift -= 11) {
       clear_bins(s);
-      for_each_candidate(s, row, listed, [&](uint32_t k, int32_t id) {
+      for_each_candidate(s, row, listed, [&](uint32_t key, int32_t id) {
         const uint32_t r = kLastId - static_cast<uint32_t>(id);
-        if (k == key && (r & known) == reversed) atomic_add(&s.low[r >> shift & 2047u], 1u);
+        if ((r & known) != reversed) return;
+        if constexpr (kMass) {
+          if (cut.keeps(key, id)) add(s, r >> shift & 2047u, weights.of(value_of(key)));
+        } else {
+          if (key == cut.key) atomic_add(&s.low[r >> shift & 2047u], 1u);
+        }
       });
       Bin bin;
       find_bin(s, need, &bin);
