@@ -66,8 +66,8 @@ class RowSampler : Block<kThreads> {
   using B = Block<kThreads>;
 
  public:
-  __device__ RowSampler(const Args& args, Shared& shared, int32_t index)
-      : a_(args), s_(shared), row_(args.row[index]), index_(index) {}
+  __device__ RowSampler(const Args& args, int32_t index)
+      : a_(args), s_(B::shared()), row_(args.row[index]), index_(index) {}
 
   __device__ void run(int32_t scratch_row) {
     Logits raw{.x = a_.logits + index_ * a_.stride, .vocab = a_.vocab};
@@ -77,10 +77,10 @@ class RowSampler : Block<kThreads> {
     uint32_t own = 0;  // key of this thread's largest
     Ranked best;
     const bool same = x.mask == nullptr && !changed;
-    if (row_.logprobs >= 0 || same) best = B::largest(s_, raw, &own);
+    if (row_.logprobs >= 0 || same) best = B::largest(raw, &own);
     if (row_.logprobs >= 0) write_logprobs(raw, best, own);
     if (changed) x = change(x, scratch_row);
-    if (!same) best = B::largest(s_, x, &own);
+    if (!same) best = B::largest(x, &own);
 
     int32_t token = best.id();
     if (!finite(best))
@@ -104,18 +104,18 @@ class RowSampler : Block<kThreads> {
       s_.key[B::thread()] = own;
       s_.id[B::thread()] = B::thread();
       sync_threads();
-      const Cut bound = B::template select<false>(s_, row, kThreads, {}, {cut.key, ~0u}, k);
+      const Cut bound = B::template select<false>(row, kThreads, {}, {cut.key, ~0u}, k);
       if (bound.key > cut.key) cut = {bound.key, ~0u};
     }
-    *listed = B::collect(s_, row, cut);
-    return B::template select<false>(s_, row, *listed, {}, cut, k);
+    *listed = B::collect(row, cut);
+    return B::template select<false>(row, *listed, {}, cut, k);
   }
 
   // Log of the sum of the raw logits' weights, and the row's most likely tokens.
   __device__ void write_logprobs(const Logits& raw, Ranked best, uint32_t own) {
     const bool some = finite(best);
     const Weights weights{some ? value_of(best.key()) : 0.0f, 1.0f, unit_of(a_.vocab)};
-    const uint64_t sum = some ? B::weigh(s_, raw, -1, weights, all_finite()) : 0;
+    const uint64_t sum = some ? B::weigh(raw, -1, weights, all_finite()) : 0;
     if (B::thread() == 0) {
       const double weight = static_cast<double>(sum) / static_cast<double>(weights.unit);
       s_.max = weights.max;
@@ -138,7 +138,7 @@ class RowSampler : Block<kThreads> {
     uint32_t* const ids = s_.high;
     if (B::thread() == 0) s_.count = 0;
     sync_threads();
-    B::for_each_candidate(s_, raw, listed, [&](uint32_t key, int32_t id) {
+    B::for_each_candidate(raw, listed, [&](uint32_t key, int32_t id) {
       if (!cut.keeps(key, id)) return;
       const uint32_t at = atomic_add(&s_.count, 1u);
       keys[at] = key;
@@ -239,7 +239,7 @@ class RowSampler : Block<kThreads> {
       for (int32_t j = 0; j < row_.banned.count && allowed; ++j) allowed = banned[j] != i;
       if (allowed) found = Ranked::of(1, i).bits;
     }
-    found = B::max(s_, found);
+    found = B::max(found);
     return found == 0 ? 0 : Ranked{found}.id();
   }
 
@@ -257,7 +257,7 @@ class RowSampler : Block<kThreads> {
   }
 
   __device__ Cut nucleus(const Logits& x, const Weights& weights, Cut cut, int32_t* listed) {
-    const uint64_t sum = B::weigh(s_, x, *listed, weights, cut);
+    const uint64_t sum = B::weigh(x, *listed, weights, cut);
     if (*listed < 0) {
       // Tokens that weigh less than this make together less than the 1 - top_p that is cut off.
       const float each = (1 - row_.top_p) * static_cast<float>(sum) / static_cast<float>(a_.vocab);
@@ -265,21 +265,21 @@ class RowSampler : Block<kThreads> {
       const float floor = weights.max + (logf(each / weights.unit) - margin) / weights.scale;
       const uint32_t key = each > 0 ? key_of(clean(floor)) : 0;
       if (key > cut.key) cut = {key, ~0u};
-      *listed = B::collect(s_, x, cut);
+      *listed = B::collect(x, cut);
     }
     const double target = static_cast<double>(row_.top_p) * static_cast<double>(sum);
     const auto need = static_cast<uint64_t>(ceil(target));
-    return B::template select<true>(s_, x, *listed, weights, cut, maximum(need, uint64_t{1}));
+    return B::template select<true>(x, *listed, weights, cut, maximum(need, uint64_t{1}));
   }
 
   // The token at which the weights of what `cut` keeps, summed by id, exceed the noise's part of their sum.
   __device__ int32_t invert(const Logits& x, const Weights& weights, Cut cut, int32_t listed) {
-    const uint64_t all = B::weigh(s_, x, listed, weights, cut);
+    const uint64_t all = B::weigh(x, listed, weights, cut);
     const int64_t position =
         a_.batch.position == nullptr ? row_.position : a_.batch.position[a_.batch.logit_token[index_]] + 1;
     uint64_t left = multiply_high(noise_of(row_.seed, position), all);
     if (listed >= 0)
-      return static_cast<int32_t>(B::template last_id<true>(s_, x, listed, weights, cut, left + 1));
+      return static_cast<int32_t>(B::template last_id<true>(x, listed, weights, cut, left + 1));
     int warp = 0;
     while (warp < B::kWarps - 1 && left >= s_.part[warp]) left -= s_.part[warp++];
     sync_threads();
@@ -293,7 +293,7 @@ class RowSampler : Block<kThreads> {
       uint64_t sum = 0, of_all;
       for (int j = 0; j < 4; ++j)
         if (i + j < end) sum += weight(i + j, v[j]);
-      uint64_t before = B::exclusive_scan(s_, sum, &of_all);
+      uint64_t before = B::exclusive_scan(sum, &of_all);
       if (left >= of_all) {
         left -= of_all;
         continue;
@@ -318,7 +318,6 @@ class RowSampler : Block<kThreads> {
 // Block b < rows: row b, unless it is changed. The others: changed rows, in turn.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads) sample_rows(const __grid_constant__ Args args) {
-  DI_SHARED(Shared, shared);
   grid_dependency_wait();
   grid_launch_dependents();
   const auto block = static_cast<int32_t>(blockIdx.x);
@@ -331,7 +330,7 @@ __global__ void __launch_bounds__(kThreads) sample_rows(const __grid_constant__ 
     if ((row.flags & kSamplePadding) != 0) {
       if (threadIdx.x == 0 && args.out.last_token != nullptr) args.out.last_token[row.slot] = 0;
     } else if (changed == ((row.flags & kSampleChanged) != 0)) {
-      RowSampler<kThreads>(args, shared, index).run(mine);
+      RowSampler<kThreads>(args, index).run(mine);
     }
     sync_threads();
   }

@@ -122,6 +122,12 @@ struct Block {
   static_assert(kThreads % 32 == 0 && kThreads <= 1024 && kBins % kThreads == 0);
   static constexpr int kWarps = kThreads / 32;
 
+  // Named here alone, so that it is known for shared memory in every phase.
+  static __device__ Shared& shared() {
+    DI_SHARED(Shared, memory);
+    return memory;
+  }
+
   static __device__ int thread() { return static_cast<int>(threadIdx.x); }
   static __device__ int warp() { return thread() / 32; }
   static __device__ int lane() { return thread() % 32; }
@@ -157,7 +163,8 @@ struct Block {
   }
 
   // Of the threads before this one; *total: of all.
-  static __device__ uint64_t exclusive_scan(Shared& s, uint64_t v, uint64_t* total) {
+  static __device__ uint64_t exclusive_scan(uint64_t v, uint64_t* total) {
+    Shared& s = shared();
     uint64_t sum = v;
 #pragma unroll
     for (unsigned by = 1; by < 32; by *= 2) {
@@ -178,7 +185,8 @@ struct Block {
     return before + sum - v;
   }
 
-  static __device__ uint64_t sum(Shared& s, uint64_t v) {
+  static __device__ uint64_t sum(uint64_t v) {
+    Shared& s = shared();
     v = warp_sum(v);
     if (lane() == 0) s.part[warp()] = v;
     sync_threads();
@@ -189,7 +197,8 @@ struct Block {
     return all;
   }
 
-  static __device__ uint64_t max(Shared& s, uint64_t v) {
+  static __device__ uint64_t max(uint64_t v) {
+    Shared& s = shared();
 #pragma unroll
     for (int bits = 16; bits > 0; bits /= 2) v = maximum(v, shfl_xor(v, bits));
     if (lane() == 0) s.part[warp()] = v;
@@ -203,7 +212,8 @@ struct Block {
 
   // use(key, id) for every candidate: those of the list, or all tokens of the row when there is none.
   template <class Use>
-  static __device__ void for_each_candidate(const Shared& s, const Logits& row, int32_t listed, Use use) {
+  static __device__ void for_each_candidate(const Logits& row, int32_t listed, Use use) {
+    Shared& s = shared();
     if (listed >= 0) {
       for (int32_t i = thread(); i < listed; i += kThreads) use(s.key[i], s.id[i]);
     } else {
@@ -212,7 +222,8 @@ struct Block {
   }
 
   // The tokens that `cut` keeps, in no order, into the list. Returns how many, or -1: too many for a list.
-  static __device__ DI_NOINLINE int32_t collect(Shared& s, Logits row, Cut cut) {
+  static __device__ DI_NOINLINE int32_t collect(Logits row, Cut cut) {
+    Shared& s = shared();
     if (thread() == 0) s.count = 0;
     sync_threads();
     for_each(row, [&](int32_t id, float x) {
@@ -230,7 +241,7 @@ struct Block {
   }
 
   // The largest of all; *own: the key of this thread's largest.
-  static __device__ DI_NOINLINE Ranked largest(Shared& s, Logits row, uint32_t* own) {
+  static __device__ DI_NOINLINE Ranked largest(Logits row, uint32_t* own) {
     uint32_t key = 0;
     int32_t id = 0;
     for_each(row, [&](int32_t i, float v) {
@@ -241,48 +252,51 @@ struct Block {
       }
     });
     *own = key;
-    return {max(s, Ranked::of(key, id).bits)};
+    return {max(Ranked::of(key, id).bits)};
   }
 
   // Of the candidates that `cut` keeps, by warp in `part` (the parts of the row, in order, when there is no
   // list).
-  static __device__ DI_NOINLINE uint64_t weigh(Shared& s, Logits row, int32_t listed, Weights weights,
-                                               Cut cut) {
+  static __device__ DI_NOINLINE uint64_t weigh(Logits row, int32_t listed, Weights weights, Cut cut) {
     uint64_t own = 0;
-    for_each_candidate(s, row, listed, [&](uint32_t key, int32_t id) {
+    for_each_candidate(row, listed, [&](uint32_t key, int32_t id) {
       if (cut.keeps(key, id)) own += weights.of(value_of(key));
     });
-    return sum(s, own);
+    return sum(own);
   }
 
-  static __device__ void clear_bins(Shared& s) {
+  static __device__ void clear_bins() {
+    Shared& s = shared();
     for (int i = thread(); i < kBins; i += kThreads) s.low[i] = s.high[i] = 0;
     sync_threads();
   }
 
   // 64-bit sums from 32-bit atomics: a carry goes to the other half whenever the low half wraps.
-  static __device__ void add(Shared& s, uint32_t bin, uint64_t v) {
+  static __device__ void add(uint32_t bin, uint64_t v) {
+    Shared& s = shared();
     const auto low = static_cast<uint32_t>(v);
     const uint32_t old = atomic_add(&s.low[bin], low);
     const uint32_t high = static_cast<uint32_t>(v >> 32) + (old + low < old ? 1 : 0);
     if (high != 0) atomic_add(&s.high[bin], high);
   }
-  static __device__ uint64_t bin_sum(const Shared& s, int bin) {
+  static __device__ uint64_t bin_sum(int bin) {
+    Shared& s = shared();
     return static_cast<uint64_t>(s.high[bin]) << 32 | s.low[bin];
   }
 
   // The bin in which the sum from the highest bin down reaches `need`. False: all bins together do not.
-  static __device__ bool find_bin(Shared& s, uint64_t need, Bin* found) {
+  static __device__ bool find_bin(uint64_t need, Bin* found) {
+    Shared& s = shared();
     sync_threads();
     constexpr int kEach = kBins / kThreads;
     const int top = kBins - 1 - thread() * kEach;
     uint64_t own = 0, total;
-    for (int i = 0; i < kEach; ++i) own += bin_sum(s, top - i);
-    uint64_t above = exclusive_scan(s, own, &total);
+    for (int i = 0; i < kEach; ++i) own += bin_sum(top - i);
+    uint64_t above = exclusive_scan(own, &total);
     if (total < need) return false;
     if (above < need && need <= above + own) {
       for (int i = 0;; ++i) {
-        const uint64_t inside = bin_sum(s, top - i);
+        const uint64_t inside = bin_sum(top - i);
         if (above + inside >= need) {
           s.bin = {above, inside, top - i};
           break;
@@ -299,21 +313,22 @@ struct Block {
   // Of the candidates that `cut` keeps: the fewest first ones, by falling logit and ascending id, that
   // together count (kMass: weigh) at least `need`. All of them when they do not reach it. A radix selection.
   template <bool kMass>
-  static __device__ DI_NOINLINE Cut select(Shared& s, Logits row, int32_t listed, Weights weights, Cut cut,
+  static __device__ DI_NOINLINE Cut select(Logits row, int32_t listed, Weights weights, Cut cut,
                                            uint64_t need) {
+    Shared& s = shared();
     uint32_t key = 0, known = 0;
     Bin bin;
     for (int shift = 21; shift >= 0; shift = shift == 21 ? 10 : shift - 10) {
       const uint32_t digit = shift == 0 ? 1023u : 2047u;
-      clear_bins(s);
-      for_each_candidate(s, row, listed, [&](uint32_t k, int32_t id) {
+      clear_bins();
+      for_each_candidate(row, listed, [&](uint32_t k, int32_t id) {
         if ((k & known) != key || !cut.keeps(k, id)) return;
         if constexpr (kMass)
-          add(s, k >> shift & digit, weights.of(value_of(k)));
+          add(k >> shift & digit, weights.of(value_of(k)));
         else
           atomic_add(&s.low[k >> shift & digit], 1u);
       });
-      if (!find_bin(s, need, &bin)) return cut;
+      if (!find_bin(need, &bin)) return cut;
       need -= bin.above;
       key |= static_cast<uint32_t>(bin.index) << shift;
       known |= digit << shift;
@@ -325,28 +340,29 @@ struct Block {
       wanted = (need + each - 1) / each;
     }
     if (wanted >= equal) return {key, cut.key == key ? cut.last : ~0u};
-    return {key, last_id<false>(s, row, listed, {}, {key, ~0u}, wanted)};
+    return {key, last_id<false>(row, listed, {}, {key, ~0u}, wanted)};
   }
 
   // Going up by id through the candidates that count, the one at which they count (kMass: weigh) `need`. They
   // do so together. kMass: those that `cut` keeps, else those with the cut's key.
   template <bool kMass>
-  static __device__ DI_NOINLINE uint32_t last_id(Shared& s, Logits row, int32_t listed, Weights weights,
-                                                 Cut cut, uint64_t need) {
+  static __device__ DI_NOINLINE uint32_t last_id(Logits row, int32_t listed, Weights weights, Cut cut,
+                                                 uint64_t need) {
+    Shared& s = shared();
     uint32_t reversed = 0, known = 0;  // the lowest ids have the highest digits
     for (int shift = 11; shift >= 0; shift -= 11) {
-      clear_bins(s);
-      for_each_candidate(s, row, listed, [&](uint32_t key, int32_t id) {
+      clear_bins();
+      for_each_candidate(row, listed, [&](uint32_t key, int32_t id) {
         const uint32_t r = kLastId - static_cast<uint32_t>(id);
         if ((r & known) != reversed) return;
         if constexpr (kMass) {
-          if (cut.keeps(key, id)) add(s, r >> shift & 2047u, weights.of(value_of(key)));
+          if (cut.keeps(key, id)) add(r >> shift & 2047u, weights.of(value_of(key)));
         } else {
           if (key == cut.key) atomic_add(&s.low[r >> shift & 2047u], 1u);
         }
       });
       Bin bin;
-      find_bin(s, need, &bin);
+      find_bin(need, &bin);
       need -= bin.above;
       reversed |= static_cast<uint32_t>(bin.index) << shift;
       known |= 2047u << shift;
