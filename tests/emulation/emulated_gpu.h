@@ -26,6 +26,7 @@ struct MachineConfig {
   size_t shared_per_block = 227 << 10;  // with opt-in
   int driver_version = 13000;           // 0: no driver
   bool virtual_memory = true;           // the driver knows cuMemCreate and its like
+  bool cublaslt = true;                 // libcublasLt.so is there
 };
 
 // A fresh machine: work in flight is dropped, all handles and device memory are gone, errors forgotten. Only

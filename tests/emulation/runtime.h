@@ -157,5 +157,7 @@ int& current_device();
 // devices, or whose context is broken, answers with that.
 cudaError_t runtime_call(const std::function<cudaError_t()>& body);
 cudaError_t note(cudaError_t error);
+// What a library launches in the stream.
+cudaError_t enqueue_work(std::function<void()> work, cudaStream_t stream);
 
 }  // namespace deepinfer::emulation

@@ -100,6 +100,15 @@ cudaError_t enqueue_kernel(KernelLaunch kernel, cudaStream_t handle) {
   });
 }
 
+cudaError_t enqueue_work(std::function<void()> work, cudaStream_t handle) {
+  return runtime_call([&] {
+    Stream* stream = machine().stream(handle);
+    if (const cudaError_t error = check_stream(stream)) return error;
+    machine().submit(*stream, {.other = std::move(work)});
+    return cudaSuccess;
+  });
+}
+
 }  // namespace deepinfer::emulation
 
 extern "C" {
