@@ -3,9 +3,15 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 
 namespace deepinfer::emulation {
+
+// A kernel did what CUDA forbids, or work was given to the runtime that can never end.
+class Failure : public std::logic_error {
+  using std::logic_error::logic_error;
+};
 
 // Every order (of threads, blocks, streams) is drawn from it: DEEPINFER_EMULATION_SEED, else 1.
 uint64_t seed();

@@ -17,9 +17,10 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
-#include <stdexcept>
 #include <string>
 #include <type_traits>
+
+#include "emulation/emulated_gpu.h"
 
 #undef __shared__
 #define __shared__ static_assert(false, "shared memory is declared by DI_SHARED or DI_DYNAMIC_SHARED");
@@ -27,11 +28,6 @@
 #define __launch_bounds__(...)
 
 namespace deepinfer::emulation {
-
-// A kernel did what CUDA forbids, or work was given to the runtime that can never end.
-class Failure : public std::logic_error {
-  using std::logic_error::logic_error;
-};
 
 // Memory that nothing was written to: NaN as float, bf16 and half, a huge index as an integer.
 inline constexpr uint16_t kPoison = 0x7FF7;
