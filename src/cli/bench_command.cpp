@@ -1,15 +1,25 @@
 #include "cli/bench_command.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <boost/json.hpp>
 #include <cstdio>
+#include <ctime>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <optional>
 #include <random>
+#include <sstream>
 
 #include "base/check.h"
 #include "base/queue.h"
+#include "cli/bench_floor.h"
 #include "cli/exit_code.h"
 #include "deepinfer/version.h"
 #include "engine/llm.h"
+#include "model/random_checkpoint.h"
 
 namespace deepinfer {
 namespace {
@@ -33,7 +43,7 @@ struct Load {
 
 struct Times {
   double seconds_to_first = 0;  // until every sequence had its first token
-  double seconds_decoding = 0;  // from then to the end
+  double seconds_decoding = 0;  // from then until the first sequence had its last
   double tokens_decoding = 0;   // that came in this time
 };
 
@@ -75,7 +85,8 @@ class Bench {
   static Result<Times> collect(Queue<News>& queue, const Load& load, Time start) {
     std::vector<News> all;
     std::vector<bool> began(load.sequences, false);
-    Time first = start, end = start;
+    Time first = start;
+    std::optional<Time> end;
     std::string error;
     for (int waiting = load.sequences; waiting > 0;) {
       std::optional<News> news = queue.pop_for(std::chrono::seconds(1));
@@ -85,14 +96,14 @@ class Bench {
         first = news->when;
       }
       if (news->finished) --waiting;
+      if (news->finished && !end) end = news->when;
       if (!news->error.empty()) error = news->error;
-      end = news->when;
       all.push_back(std::move(*news));
     }
     if (!error.empty()) return make_error(ErrorCode::kInternal, "bench: {}", error);
-    Times t{.seconds_to_first = since(start, first), .seconds_decoding = since(first, end)};
+    Times t{.seconds_to_first = since(start, first), .seconds_decoding = since(first, *end)};
     for (const News& n : all)
-      if (n.when > first) t.tokens_decoding += static_cast<double>(n.tokens);
+      if (n.when > first && n.when <= *end) t.tokens_decoding += static_cast<double>(n.tokens);
     return t;
   }
 
@@ -105,39 +116,119 @@ double median(std::vector<double> v) {
   return v[v.size() / 2];
 }
 
-// One line of the result: the speed of each run, and their median.
-Result<json::object> measure(Bench& bench, const std::string& name, const Load& load, bool prefill,
-                             int repeat) {
-  json::array runs;
-  std::vector<double> speeds;
-  for (int i = 0; i <= repeat; ++i) {
-    DI_ASSIGN(const Times t, bench.run(load));
-    if (i == 0) continue;  // the first run touches the memory
-    speeds.push_back(prefill ? load.sequences * load.prompt / t.seconds_to_first
-                             : t.tokens_decoding / t.seconds_decoding);
-    runs.push_back(speeds.back());
+double since_process_start() {
+  // Field 22 of /proc/self/stat, in clock ticks since the machine started; the name in field 2 may hold
+  // spaces.
+  std::ifstream file("/proc/self/stat");
+  std::string text((std::istreambuf_iterator<char>(file)), {});
+  std::istringstream rest(text.substr(std::min(text.rfind(')') + 1, text.size())));
+  std::string field;
+  for (int i = 3; i <= 22; ++i) rest >> field;
+  timespec now{};
+  clock_gettime(CLOCK_BOOTTIME, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9 -
+         std::strtod(field.c_str(), nullptr) / static_cast<double>(sysconf(_SC_CLK_TCK));
+}
+
+// Runs the tests and writes a line for each.
+class Report {
+ public:
+  Report(Bench& bench, const BenchOptions& options, const BenchFloor& floor, int step_tokens)
+      : bench_(bench), options_(options), floor_(floor), step_tokens_(step_tokens) {}
+
+  Result<json::array> run() {
+    const BenchOptions& o = options_;
+    for (const int n : o.prefill)
+      if (n > 0) DI_TRY(prefill(n));
+    if (o.decode > 0) DI_TRY(decode(fmt::format("decode_{}", o.decode), {1, 1, o.decode + 1}));
+    for (const int n : o.batch) {
+      // While the last prompts are computed, the first sequences decode: they need as many tokens more.
+      const int steps = o.decode == 0 ? 0 : static_cast<int>(int64_t{n} * o.batch_prompt / step_tokens_ + 1);
+      if (n > 0) DI_TRY(decode(fmt::format("batch_{}", n), {n, o.batch_prompt, o.decode + 1 + steps}));
+    }
+    return std::move(results_);
   }
-  std::fprintf(stderr, "%-16s %9.1f tok/s\n", name.c_str(), median(speeds));
-  return json::object{{"test", name},
+
+ private:
+  Result<void> prefill(int tokens) {
+    return measure(fmt::format("prefill_{}", tokens), {1, tokens, 1}, floor_.prefill(tokens),
+                   [&](const Times& t) { return std::pair(double(tokens), t.seconds_to_first); });
+  }
+  Result<void> decode(const std::string& name, const Load& load) {
+    return measure(name, load, floor_.decode(load.sequences, load.prompt + load.generate / 2.0),
+                   [&](const Times& t) { return std::pair(t.tokens_decoding, t.seconds_decoding); });
+  }
+
+  // `count`: tokens and seconds of a run. `floor`: seconds of a step, which computes every sequence.
+  Result<void> measure(const std::string& name, const Load& load, double floor,
+                       const std::function<std::pair<double, double>(const Times&)>& count) {
+    json::array runs;
+    std::vector<double> speeds;
+    for (int i = 0; i <= options_.repeat; ++i) {
+      DI_ASSIGN(const Times t, bench_.run(load));
+      if (i == 0) continue;  // the first run touches the memory
+      const auto [tokens, seconds] = count(t);
+      speeds.push_back(tokens / seconds);
+      runs.push_back(speeds.back());
+    }
+    const double speed = median(speeds);
+    const double step_tokens = load.generate == 1 ? load.prompt : load.sequences;
+    json::object line{{"test", name},
                       {"sequences", load.sequences},
                       {"prompt_tokens", load.prompt},
                       {"generated_tokens", load.generate},
-                      {"tokens_per_second", median(speeds)},
+                      {"tokens_per_second", speed},
+                      {"milliseconds", 1e3 * step_tokens / speed},
                       {"runs", runs}};
+    std::string fraction;
+    if (floor_.known()) {
+      line["floor_milliseconds"] = 1e3 * floor;
+      line["fraction_of_floor"] = floor * speed / step_tokens;
+      fraction =
+          fmt::format(", {:.0f}% of the floor of {:.3f}", 100 * floor * speed / step_tokens, 1e3 * floor);
+    }
+    std::fprintf(stderr, "%-16s %9.1f tok/s %10.3f ms%s\n", name.c_str(), speed, 1e3 * step_tokens / speed,
+                 fraction.c_str());
+    results_.push_back(std::move(line));
+    return {};
+  }
+
+  Bench& bench_;
+  const BenchOptions& options_;
+  const BenchFloor& floor_;
+  int step_tokens_;
+  json::array results_;
+};
+
+Result<Checkpoint> open_model(Config& config, const BenchOptions& o) {
+  if (!o.random_weights.empty()) {
+    config.model.name = o.random_weights;
+    DI_ASSIGN(Checkpoint c, random_checkpoint(o.random_weights, 1));
+    if (!o.save.empty()) DI_TRY(save_checkpoint(c, o.save));
+    return c;
+  }
+  if (!o.save.empty())
+    return make_error(ErrorCode::kConfig, "--save: expected together with --random-weights");
+  DI_ASSIGN(const std::filesystem::path path, locate_model(config));
+  return open_weights(path);
 }
 
-Result<json::array> measure_all(Bench& bench, const BenchOptions& o) {
-  json::array results;
-  auto add = [&](const std::string& name, const Load& load, bool prefill) -> Result<void> {
-    DI_ASSIGN(json::object line, measure(bench, name, load, prefill, o.repeat));
-    results.push_back(std::move(line));
-    return {};
-  };
-  if (o.prefill > 0) DI_TRY(add(fmt::format("prefill_{}", o.prefill), {1, o.prefill, 1}, true));
-  if (o.decode > 0) DI_TRY(add(fmt::format("decode_{}", o.decode), {1, 1, o.decode + 1}, false));
-  for (const int n : o.batch)
-    DI_TRY(add(fmt::format("batch_{}", n), {n, o.batch_prompt, o.decode + 1}, false));
-  return results;
+int kv_bytes(const Config& config) {
+  const std::string& name = config.gpu.kv_cache_dtype;
+  return name == "float32" ? 4 : name.starts_with("fp8") ? 1 : 2;
+}
+
+int longest(const BenchOptions& o) {
+  const int prefill = o.prefill.empty() ? 0 : *std::max_element(o.prefill.begin(), o.prefill.end());
+  const int batch = o.batch.empty() ? 0 : *std::max_element(o.batch.begin(), o.batch.end());
+  return std::max({prefill + 1, o.decode + 2, batch == 0 ? 0 : o.batch_prompt + o.decode + 1});
+}
+
+json::object floor_json(const BenchFloor& f) {
+  return {{"weight_bytes", f.weight_bytes},
+          {"kv_bytes_per_token", f.kv_bytes_per_token},
+          {"copy_gb_per_second", f.copy_gb_per_second},
+          {"matmul_tflop_per_second", f.tflop_per_second}};
 }
 
 }  // namespace
@@ -145,18 +236,28 @@ Result<json::array> measure_all(Bench& bench, const BenchOptions& o) {
 int bench_command(Config config, const BenchOptions& o) {
   config.gpu.enable_prefix_caching = false;  // every run computes its prompt
   for (const int n : o.batch) config.gpu.max_num_seqs = std::max(config.gpu.max_num_seqs, n);
-  Result<std::unique_ptr<Llm>> llm = Llm::load(config);
+  Result<Checkpoint> checkpoint = open_model(config, o);
+  if (!checkpoint) return report(checkpoint.error());
+  BenchFloor floor = bench_floor(*checkpoint, kv_bytes(config));
+  floor.copy_gb_per_second = o.copy_rate;
+  floor.tflop_per_second = o.matmul_rate;
+  Result<std::unique_ptr<Llm>> llm = Llm::load(config, std::move(*checkpoint));
   if (!llm) return report(llm.error());
-  const int needed = std::max({o.prefill + 1, o.decode + 2, o.batch_prompt + o.decode + 1});
-  if (needed > (*llm)->max_model_len)
+  const double loaded = since_process_start();
+  if (longest(o) > (*llm)->max_model_len)
     return report(make_error(ErrorCode::kConfig,
-                             "bench: the tests need a context of {}, the model has {}: ask for less", needed,
-                             (*llm)->max_model_len));
+                             "bench: the tests need a context of {}, the model has {}: ask for less",
+                             longest(o), (*llm)->max_model_len));
   Bench bench(**llm);
-  Result<json::array> results = measure_all(bench, o);
+  if (Result<Times> first = bench.run({1, 16, 1}); !first) return report(first.error());
+  const double answered = since_process_start();
+  std::fprintf(stderr, "%-16s %9.2f s, first token after %.2f s\n", "start", loaded, answered);
+  Result<json::array> results = Report(bench, o, floor, config.gpu.max_num_batched_tokens).run();
   if (!results) return report(results.error());
-  const json::object out{
-      {"version", version()}, {"model", (*llm)->names[0]}, {"results", std::move(*results)}};
+  json::object out{
+      {"version", version()},   {"model", (*llm)->names[0]},       {"device", config.gpu.device},
+      {"load_seconds", loaded}, {"first_token_seconds", answered}, {"results", std::move(*results)}};
+  if (floor.known()) out["floor"] = floor_json(floor);
   std::printf("%s\n", json::serialize(out).c_str());
   return 0;
 }

@@ -1,4 +1,6 @@
 // deepinfer: one program, one command each for serving, chatting, measuring and showing settings.
+#include <fmt/ranges.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstdlib>
@@ -15,6 +17,7 @@
 #include "cli/run_command.h"
 #include "cli/serve_command.h"
 #include "deepinfer/version.h"
+#include "model/random_checkpoint.h"
 
 namespace deepinfer {
 namespace {
@@ -71,7 +74,7 @@ int run(int argc, char** argv) {
 
   BenchOptions bench_options;
   CLI::App* bench = app.add_subcommand("bench", "Measure the engine's speed without a server; prints JSON");
-  bench->add_option("--prefill", bench_options.prefill, "Tokens of the prefill test, 0: none")
+  bench->add_option("--prefill", bench_options.prefill, "Tokens of the prefill test, 0: none; several tests")
       ->capture_default_str();
   bench->add_option("--decode", bench_options.decode, "Tokens that a sequence generates, 0: none")
       ->capture_default_str();
@@ -82,6 +85,15 @@ int run(int argc, char** argv) {
   bench->add_option("--repeat", bench_options.repeat, "Runs of each test; the median counts")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
+  bench->add_option(
+      "--random-weights", bench_options.random_weights,
+      "Weights of a shape instead of a model: " + fmt::format("{}", fmt::join(random_shapes(), ", ")));
+  bench->add_option("--save", bench_options.save,
+                    "Write these weights to a folder, as a Hugging Face checkpoint");
+  bench->add_option("--copy-rate", bench_options.copy_rate, "GB/s that the device copies, for the floors")
+      ->check(CLI::NonNegativeNumber);
+  bench->add_option("--matmul-rate", bench_options.matmul_rate, "TFLOP/s that it multiplies, for the floors")
+      ->check(CLI::NonNegativeNumber);
   const ConfigFlags bench_flags(*bench);
 
   bool markdown = false;

@@ -22,16 +22,6 @@ namespace fs = std::filesystem;
 constexpr const char* kDefaultModelFile = "SmolLM2-135M-Instruct.Q4_1.gguf";
 constexpr const char* kDefaultModelName = "smollm2-135m-instruct";
 
-Result<fs::path> locate_model(const Config& config) {
-  if (!config.model.name.empty()) return fs::path(config.model.name);
-  const fs::path path = cache_dir() / "models" / kDefaultModelFile;
-  if (fs::exists(path)) return path;
-  return make_error(ErrorCode::kModel,
-                    "the default model is not there: expected {}\nFetch it (94 MB) with:\n  sh {}\n"
-                    "or name another model: --model FILE.gguf or --model FOLDER",
-                    path.string(), (share_dir() / "fetch_default_model.sh").string());
-}
-
 std::vector<std::string> served_names(const Config& config, const fs::path& path) {
   if (!config.model.served_model_name.empty()) return config.model.served_model_name;
   if (config.model.name.empty()) return {kDefaultModelName};
@@ -76,7 +66,8 @@ std::string fingerprint_of(const Checkpoint& checkpoint, const std::string& kern
 }
 
 std::vector<int32_t> end_ids(const Checkpoint& c) {
-  std::vector<int32_t> ids = c.tokenizer->end_ids();
+  std::vector<int32_t> ids;
+  if (c.tokenizer != nullptr) ids = c.tokenizer->end_ids();
   ids.insert(ids.end(), c.config.eos.begin(), c.config.eos.end());
   ids.insert(ids.end(), c.generation.eos.begin(), c.generation.eos.end());
   std::sort(ids.begin(), ids.end());
@@ -119,18 +110,25 @@ Result<int> wanted_model_len(const Config& config, const ModelConfig& model) {
   return wanted == 0 ? model.max_position : static_cast<int>(wanted);
 }
 
-Result<std::unique_ptr<Llm>> Llm::load(const Config& config) {
-  DI_TRY(check_settings(config));
-  DeviceChoice choice;
-  DI_ASSIGN(std::unique_ptr<cuda::Gpu> gpu, open_device(config, choice));
-  DI_ASSIGN(const fs::path path, locate_model(config));
-  DI_ASSIGN(Checkpoint checkpoint, open_checkpoint(path));
+Result<fs::path> locate_model(const Config& config) {
+  if (!config.model.name.empty()) return fs::path(config.model.name);
+  const fs::path path = cache_dir() / "models" / kDefaultModelFile;
+  if (fs::exists(path)) return path;
+  return make_error(ErrorCode::kModel,
+                    "the default model is not there: expected {}\nFetch it (94 MB) with:\n  sh {}\n"
+                    "or name another model: --model FILE.gguf or --model FOLDER",
+                    path.string(), (share_dir() / "fetch_default_model.sh").string());
+}
 
+namespace {
+
+Result<std::unique_ptr<Llm>> assemble(const Config& config, Checkpoint checkpoint,
+                                      std::unique_ptr<cuda::Gpu> gpu, const DeviceChoice& choice) {
   auto llm = std::make_unique<Llm>();
-  llm->names = served_names(config, path);
+  llm->names = served_names(config, checkpoint.path);
   llm->model = checkpoint.config;
   llm->generation = checkpoint.generation;
-  set_template(*llm, checkpoint.chat_template, path);
+  set_template(*llm, checkpoint.chat_template, checkpoint.path);
   DI_ASSIGN(LoadedRunner loaded, gpu ? load_on_gpu(config, checkpoint, std::move(gpu), *choice.gpu)
                                      : load_on_cpu(config, checkpoint));
   llm->max_model_len = loaded.runner->info().max_model_len;
@@ -142,6 +140,24 @@ Result<std::unique_ptr<Llm>> Llm::load(const Config& config) {
       std::make_unique<Engine>(std::move(loaded.runner), engine_options(config, end_ids(checkpoint)));
   llm->tokenizer = std::move(checkpoint.tokenizer);
   return llm;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Llm>> Llm::load(const Config& config) {
+  DI_TRY(check_settings(config));
+  DeviceChoice choice;
+  DI_ASSIGN(std::unique_ptr<cuda::Gpu> gpu, open_device(config, choice));
+  DI_ASSIGN(const fs::path path, locate_model(config));
+  DI_ASSIGN(Checkpoint checkpoint, open_checkpoint(path));
+  return assemble(config, std::move(checkpoint), std::move(gpu), choice);
+}
+
+Result<std::unique_ptr<Llm>> Llm::load(const Config& config, Checkpoint checkpoint) {
+  DI_TRY(check_settings(config));
+  DeviceChoice choice;
+  DI_ASSIGN(std::unique_ptr<cuda::Gpu> gpu, open_device(config, choice));
+  return assemble(config, std::move(checkpoint), std::move(gpu), choice);
 }
 
 SamplingParams default_sampling(const Config& config, const GenerationDefaults& g) {

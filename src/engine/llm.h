@@ -2,12 +2,14 @@
 // commands and Python stand on it.
 #pragma once
 
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "deepinfer/config.h"
 #include "deepinfer/engine.h"
+#include "model/checkpoint.h"
 #include "model/model_config.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -27,7 +29,13 @@ struct Llm {
 
   // Opens the checkpoint, packs the weights, sizes the KV cache, starts the engine.
   static Result<std::unique_ptr<Llm>> load(const Config& config);
+  // The same with a checkpoint that is open already. Without a tokenizer: for what works on token ids alone.
+  static Result<std::unique_ptr<Llm>> load(const Config& config, Checkpoint checkpoint);
 };
+
+// The file or folder that model.name means; the default model when it is empty. kModel when that is not
+// there.
+Result<std::filesystem::path> locate_model(const Config& config);
 
 // What a request that leaves a field out gets: sampling.* where set, else generation_config.json, else
 // built-in.

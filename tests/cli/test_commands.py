@@ -116,6 +116,43 @@ def test_bench_prints_json(deepinfer, default_model):
     assert all(speed > 0 for speed in results.values())
 
 
+def test_bench_of_random_weights_against_the_floor(deepinfer, tmp_path):
+    tests = ["--prefill", 64, 32, "--decode", 8, "--batch", 3, "--batch-prompt", 40, "--repeat", 1]
+    done = call(deepinfer, "bench", "--random-weights", "tiny", "--save", tmp_path / "tiny", "--copy-rate", 10,
+                "--matmul-rate", 0.1, *tests)
+    assert done.returncode == 0, done.stderr
+    out = json.loads(done.stdout)
+    results = {r["test"]: r for r in out["results"]}
+    assert list(results) == ["prefill_64", "prefill_32", "decode_8", "batch_3"]
+    # tiny: hidden 128, 4 heads and 2 KV heads of 32, ffn 320, 2 layers, 512 tokens, bf16; KV cache of 2 bytes
+    head, layers = 512 * 128, 2 * (2 * 128 * 128 + 2 * 64 * 128 + 3 * 320 * 128)
+    decode = max((head + layers) * 2 / 10e9, 3 * 2 * (head + layers) / 0.1e12)
+    batch = results["batch_3"]
+    context = 40 + batch["generated_tokens"] / 2
+    assert batch["floor_milliseconds"] == pytest.approx(1e3 * (decode + 3 * context * 2 * 2 * 2 * 32 * 2 / 10e9))
+    assert batch["fraction_of_floor"] == pytest.approx(batch["floor_milliseconds"] / batch["milliseconds"])
+    assert batch["milliseconds"] == pytest.approx(3e3 / batch["tokens_per_second"])
+    prefill = (64 * 2 * layers + 2 * head + 4 * 2 * 4 * 32 * 64 * 64 / 2) / 0.1e12
+    assert results["prefill_64"]["floor_milliseconds"] == pytest.approx(1e3 * prefill)
+    assert 0 < out["load_seconds"] <= out["first_token_seconds"] < 60
+    again = call(deepinfer, "bench", "--model", tmp_path / "tiny", *tests)
+    assert again.returncode == 0, again.stderr
+    assert all("floor_milliseconds" not in r for r in json.loads(again.stdout)["results"])
+
+
+@pytest.mark.parametrize("args, words", [
+    (["--random-weights", "llama-9"], ["llama-9", "llama-3.1-8b", "tiny"]),
+    (["--save", "/nowhere"], ["--random-weights"]),
+    (["--random-weights", "tiny", "--prefill", "5000"], ["5001", "4096"]),
+    (["--copy-rate", "-1"], ["--copy-rate"]),
+])
+def test_bench_refuses(deepinfer, args, words):
+    done = call(deepinfer, "bench", *args)
+    assert done.returncode == 2, done
+    for word in words:
+        assert word in done.stderr
+
+
 def test_config_shows_values_with_their_origin(deepinfer, tmp_path):
     file = tmp_path / "my.yaml"
     file.write_text("gpu:\n  max_num_seqs: 7\nserver:\n  api_key: very-secret\n")

@@ -1,0 +1,255 @@
+#include "model/random_checkpoint.h"
+
+#include <algorithm>
+#include <bit>
+#include <boost/json.hpp>
+#include <cstring>
+#include <fstream>
+#include <system_error>
+
+#include "base/check.h"
+
+namespace deepinfer {
+namespace {
+
+namespace fs = std::filesystem;
+namespace json = boost::json;
+
+struct Shape {
+  const char* name;
+  ModelConfig config;
+};
+
+ModelConfig llama3(int hidden, int layers, int heads, int ffn, bool tied) {
+  return {.arch = "LlamaForCausalLM",
+          .vocab_size = 128256,
+          .hidden = hidden,
+          .layers = layers,
+          .heads = heads,
+          .kv_heads = 8,
+          .head_dim = hidden / heads,
+          .ffn = ffn,
+          .max_position = 131072,
+          .rope_theta = 500000.0f,
+          .rope_scaling = {.kind = RopeScaling::Kind::kLlama3, .factor = tied ? 32.0f : 8.0f},
+          .tied_head = tied,
+          .eos = {128001},
+          .bos = {128000}};
+}
+
+std::vector<Shape> shapes() {
+  const ModelConfig tiny{.arch = "LlamaForCausalLM",
+                         .vocab_size = 512,
+                         .hidden = 128,
+                         .layers = 2,
+                         .heads = 4,
+                         .kv_heads = 2,
+                         .head_dim = 32,
+                         .ffn = 320,
+                         .max_position = 4096};
+  const ModelConfig smollm{.arch = "LlamaForCausalLM",
+                           .vocab_size = 49152,
+                           .hidden = 576,
+                           .layers = 30,
+                           .heads = 9,
+                           .kv_heads = 3,
+                           .head_dim = 64,
+                           .ffn = 1536,
+                           .max_position = 8192,
+                           .rope_theta = 100000.0f,
+                           .tied_head = true};
+  return {{"tiny", tiny},
+          {"smollm2-135m", smollm},
+          {"llama-3.2-1b", llama3(2048, 16, 32, 8192, true)},
+          {"llama-3.1-8b", llama3(4096, 32, 32, 14336, false)}};
+}
+
+struct Wanted {
+  std::string name;
+  std::vector<int64_t> shape;
+};
+
+// The tensors of the llama family, by Hugging Face's names.
+std::vector<Wanted> tensors_of(const ModelConfig& c) {
+  const int64_t H = c.hidden, Q = int64_t{c.heads} * c.head_dim, KV = int64_t{c.kv_heads} * c.head_dim;
+  std::vector<Wanted> all = {{"model.embed_tokens.weight", {c.vocab_size, H}}, {"model.norm.weight", {H}}};
+  if (!c.tied_head) all.push_back({"lm_head.weight", {c.vocab_size, H}});
+  for (int i = 0; i < c.layers; ++i) {
+    const std::string p = fmt::format("model.layers.{}.", i), a = p + "self_attn.", m = p + "mlp.";
+    for (Wanted& w : std::vector<Wanted>{{p + "input_layernorm.weight", {H}},
+                                         {a + "q_proj.weight", {Q, H}},
+                                         {a + "k_proj.weight", {KV, H}},
+                                         {a + "v_proj.weight", {KV, H}},
+                                         {a + "o_proj.weight", {H, Q}},
+                                         {p + "post_attention_layernorm.weight", {H}},
+                                         {m + "gate_proj.weight", {c.ffn, H}},
+                                         {m + "up_proj.weight", {c.ffn, H}},
+                                         {m + "down_proj.weight", {H, c.ffn}}})
+      all.push_back(std::move(w));
+  }
+  return all;
+}
+
+uint64_t next(uint64_t& state) {  // splitmix64
+  uint64_t z = state += 0x9e3779b97f4a7c15;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+  return z ^ (z >> 31);
+}
+
+uint16_t to_bf16(float value) {
+  return static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16);
+}
+
+// `bytes` of bf16 numbers of mean 0. Their first part is drawn, the rest are copies of it: its length is no
+// multiple of a row's, so that the rows of a matrix differ.
+void fill(std::byte* data, size_t bytes, uint64_t seed) {
+  constexpr size_t kDrawn = (16 << 20) - 2 * 1009;
+  const size_t drawn = std::min(bytes, kDrawn);
+  for (size_t at = 0; at + 2 <= drawn; at += 2) {
+    const auto uniform = static_cast<float>(next(seed) >> 40) * 0x1p-24f;  // [0, 1)
+    const uint16_t bits = to_bf16((uniform - 0.5f) * 0.06f);               // deviation 0.017
+    std::memcpy(data + at, &bits, 2);
+  }
+  for (size_t at = drawn; at < bytes; at += drawn) std::memcpy(data + at, data, std::min(drawn, bytes - at));
+}
+
+}  // namespace
+
+std::vector<std::string> random_shapes() {
+  std::vector<std::string> names;
+  for (const Shape& s : shapes()) names.emplace_back(s.name);
+  return names;
+}
+
+Result<Checkpoint> random_checkpoint(const std::string& shape, uint64_t seed) {
+  const std::vector<Shape> all = shapes();
+  const auto found = std::find_if(all.begin(), all.end(), [&](const Shape& s) { return shape == s.name; });
+  if (found == all.end())
+    return make_error(ErrorCode::kConfig, "random weights: got '{}', expected one of {}", shape,
+                      fmt::join(random_shapes(), ", "));
+  Checkpoint c;
+  c.path = shape;
+  c.config = found->config;
+  c.config.dtype = "bfloat16";
+  const std::vector<Wanted> wanted = tensors_of(c.config);
+  size_t largest = 0;
+  for (const Wanted& w : wanted)
+    if (w.shape.size() == 2) largest = std::max(largest, static_cast<size_t>(w.shape[0] * w.shape[1]) * 2);
+  // Tensors start at different places of the block.
+  constexpr size_t kStarts = 64, kStart = 4096;
+  DI_ASSIGN(Buffer random, Buffer::allocate(largest + kStarts * kStart));
+  DI_ASSIGN(Buffer ones, Buffer::allocate(static_cast<size_t>(c.config.hidden) * 2));
+  fill(random.data(), random.size(), seed);
+  const uint16_t one = to_bf16(1.0f);
+  for (int i = 0; i < c.config.hidden; ++i) std::memcpy(ones.data() + 2 * i, &one, 2);
+  for (const Wanted& w : wanted) {
+    RawTensor t{.dtype = DType::kBF16,
+                .shape = w.shape,
+                .data = ones.data(),
+                .bytes = 2,
+                .origin = shape + ": " + w.name};
+    for (const int64_t n : w.shape) t.bytes *= static_cast<size_t>(n);
+    if (w.shape.size() == 2) t.data = random.data() + next(seed) % kStarts * kStart;
+    c.weight_bytes += static_cast<int64_t>(t.bytes);
+    c.weights.tensors.emplace(w.name, std::move(t));
+  }
+  c.weights.copies.push_back(std::move(random));
+  c.weights.copies.push_back(std::move(ones));
+  return c;
+}
+
+namespace {
+
+json::object config_json(const ModelConfig& c) {
+  json::object o{{"architectures", {c.arch}},
+                 {"model_type", "llama"},
+                 {"hidden_act", "silu"},
+                 {"vocab_size", c.vocab_size},
+                 {"hidden_size", c.hidden},
+                 {"num_hidden_layers", c.layers},
+                 {"num_attention_heads", c.heads},
+                 {"num_key_value_heads", c.kv_heads},
+                 {"head_dim", c.head_dim},
+                 {"intermediate_size", c.ffn},
+                 {"max_position_embeddings", c.max_position},
+                 {"rms_norm_eps", c.norm_eps},
+                 {"rope_theta", c.rope_theta},
+                 {"tie_word_embeddings", c.tied_head},
+                 {"torch_dtype", c.dtype}};
+  if (!c.eos.empty()) o["eos_token_id"] = json::value_from(c.eos);
+  if (!c.bos.empty()) o["bos_token_id"] = json::value_from(c.bos);
+  const RopeScaling& s = c.rope_scaling;
+  if (s.kind == RopeScaling::Kind::kLlama3)
+    o["rope_scaling"] = {{"rope_type", "llama3"},
+                         {"factor", s.factor},
+                         {"low_freq_factor", s.low_freq_factor},
+                         {"high_freq_factor", s.high_freq_factor},
+                         {"original_max_position_embeddings", s.original_max_position}};
+  return o;
+}
+
+Result<void> write(const fs::path& path, const std::vector<std::pair<const void*, size_t>>& pieces) {
+  std::ofstream file(path, std::ios::binary);
+  for (const auto& [data, bytes] : pieces)
+    file.write(static_cast<const char*>(data), static_cast<std::streamsize>(bytes));
+  file.close();
+  if (!file) return make_error(ErrorCode::kModel, "{}: cannot be written: is there room?", path.string());
+  return {};
+}
+
+using Entry = std::pair<const std::string, RawTensor>;
+
+Result<void> write_shard(const fs::path& path, const std::vector<const Entry*>& entries) {
+  json::object header;
+  size_t at = 0;
+  std::vector<std::pair<const void*, size_t>> pieces(2);
+  for (const Entry* e : entries) {
+    const RawTensor& t = e->second;
+    header[e->first] = {{"dtype", info(t.dtype).name},
+                        {"shape", json::value_from(t.shape)},
+                        {"data_offsets", {at, at + t.bytes}}};
+    pieces.emplace_back(t.data, t.bytes);
+    at += t.bytes;
+  }
+  std::string text = json::serialize(header);
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  const uint64_t size = text.size();
+  pieces[0] = {&size, sizeof size};
+  pieces[1] = {text.data(), text.size()};
+  return write(path, pieces);
+}
+
+}  // namespace
+
+Result<void> save_checkpoint(const Checkpoint& checkpoint, const fs::path& folder) {
+  constexpr size_t kShard = size_t{5} << 30;
+  std::error_code ec;
+  fs::create_directories(folder, ec);
+  if (ec || !fs::is_empty(folder, ec) || ec)
+    return make_error(ErrorCode::kModel, "{}: expected a new or empty folder{}{}", folder.string(),
+                      ec ? ": " : "", ec ? ec.message() : "");
+  std::vector<std::vector<const Entry*>> shards(1);
+  size_t used = 0;
+  for (const Entry& e : checkpoint.weights.tensors) {
+    if (used > 0 && used + e.second.bytes > kShard) {
+      shards.emplace_back();
+      used = 0;
+    }
+    shards.back().push_back(&e);
+    used += e.second.bytes;
+  }
+  json::object map;
+  for (size_t i = 0; i < shards.size(); ++i) {
+    const std::string name = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
+    for (const Entry* e : shards[i]) map[e->first] = name;
+    DI_TRY(write_shard(folder / name, shards[i]));
+  }
+  const std::string index = json::serialize(
+      json::object{{"metadata", {{"total_size", checkpoint.weight_bytes}}}, {"weight_map", std::move(map)}});
+  DI_TRY(write(folder / "model.safetensors.index.json", {{index.data(), index.size()}}));
+  const std::string config = json::serialize(config_json(checkpoint.config));
+  return write(folder / "config.json", {{config.data(), config.size()}});
+}
+
+}  // namespace deepinfer

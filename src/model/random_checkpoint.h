@@ -1,0 +1,26 @@
+// Checkpoints without a file: the shape of a known model with random weights. For measurements, which depend
+// on the shape alone, and for machines that have no such file.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "model/checkpoint.h"
+
+namespace deepinfer {
+
+// "llama-3.1-8b", "tiny", ...
+std::vector<std::string> random_shapes();
+
+// bf16 weights of a shape, without a tokenizer; the same for the same seed. All matrices are views of one
+// block of random numbers, so an 8B model takes 1 GiB of memory before it is packed. kConfig for an unknown
+// shape.
+Result<Checkpoint> random_checkpoint(const std::string& shape, uint64_t seed);
+
+// Writes config.json and model-*.safetensors into a folder that is new or empty: what open_weights() reads
+// back. kModel with the path and the reason.
+Result<void> save_checkpoint(const Checkpoint& checkpoint, const std::filesystem::path& folder);
+
+}  // namespace deepinfer
