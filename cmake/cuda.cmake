@@ -165,9 +165,9 @@ function(di_cuda_library name)
   add_library(di_${name} STATIC ${A_SOURCES})
   target_link_libraries(di_${name} PUBLIC di_flags ${A_DEPS})
   target_include_directories(di_${name} SYSTEM PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:${DI_CUDA_INCLUDE_DIR}>")
-  # The host half of what nvcc generates is not ours to mend: no -Wextra for it.
+  # What nvcc makes of the host half is not ours to mend; the emulation compiles the same files with all warnings.
   target_compile_options(di_${name} PRIVATE
-    "$<$<COMPILE_LANGUAGE:CUDA>:--threads=2;--expt-relaxed-constexpr;-Xptxas=--warn-on-spills;-Xcompiler=-march=x86-64-v2,-Wall,-Werror,-Wno-unused-function,-Wno-unused-variable,-Wno-gnu-designator>")
+    "$<$<COMPILE_LANGUAGE:CUDA>:--threads=2;--expt-relaxed-constexpr;-Xptxas=--warn-on-spills;-Xcompiler=-march=x86-64-v2,-Wno-gnu-designator>")
   # nvcc's front end cannot evaluate fmt 9's checks of format strings; clang does so wherever they are C++.
   target_compile_definitions(di_${name} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:FMT_CONSTEVAL=>)
   target_compile_definitions(di_${name} PRIVATE DI_CUDA_ARCHITECTURES="$<JOIN:${DEEPINFER_CUDA_ARCHITECTURES},$<COMMA> >")

@@ -18,8 +18,11 @@ ALLOWED = {
     # Headers of the backend without CUDA's own headers in them: what the engine's runner needs.
     "backend": ["tensor", "base", "ops/params.h", "ops/linear_weight.h", "backend/cuda/device_batch.h"],
     "backend/cpu": ["backend/cpu.h"],
-    "backend/cuda": ["backend/cuda.h", "backend/cuda_gpu.h", "backend/cuda_error.h", "backend/cuda_step.h"],
-    "backend/no_cuda": ["backend/cuda.h", "backend/cuda_gpu.h", "backend/cuda_error.h", "backend/cuda_step.h"],
+    # emulation/emulator.h: the tests' stand-in for a card, behind DEEPINFER_EMULATION.
+    "backend/cuda": ["backend/cuda.h", "backend/cuda_gpu.h", "backend/cuda_error.h", "backend/cuda_step.h",
+                     "emulation/emulator.h"],
+    "backend/no_cuda": ["backend/cuda.h", "backend/cuda_gpu.h", "backend/cuda_error.h", "backend/cuda_step.h",
+                        "backend/cuda/sample.h"],
     "device": ["base", "config"],
     "comm": ["tensor", "base"],
     "quant": ["ops", "tensor", "base"],

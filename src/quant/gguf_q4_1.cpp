@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "quant/formats.h"
-#include "quant/half.h"
+#include "tensor/half.h"
 
 namespace deepinfer {
 

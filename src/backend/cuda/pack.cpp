@@ -12,7 +12,7 @@
 #include "backend/cuda/parts.h"
 #include "backend/cuda/staging.h"
 #include "base/check.h"
-#include "quant/half.h"
+#include "tensor/half.h"
 
 namespace deepinfer::cuda {
 namespace {
