@@ -101,6 +101,7 @@ class HashModel final : public Model {
   void forward(Context& context, const StepBatch& batch, const KvCache& kv, const SlotTable&,
                const StageIO& io) override {
     DI_CHECK(batch.device != nullptr, "a batch that is not on the device");
+    if (options_.before_forward) options_.before_forward(batch);
     cuda::Gpu& gpu = *context.gpu;
     auto* values = context.scratch->allocate_n<uint64_t>(static_cast<size_t>(batch.num_tokens));
     auto config = [&](int blocks) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -14,7 +15,8 @@ namespace deepinfer::test {
 
 struct HashModelOptions {
   int vocab_size = 50;
-  int window = 0;  // of a second group of layers; 0: there is none
+  int window = 0;                                        // of a second group of layers; 0: there is none
+  std::function<void(const StepBatch&)> before_forward;  // may throw
 };
 
 std::unique_ptr<Model> make_hash_model(const HashModelOptions& options);

@@ -1,0 +1,362 @@
+// The whole way of a step on the emulated device: engine, scheduler, runner, graphs, the first kernel and the
+// sampler, with a model that is a hash, so that any token computed from something wrong shows. Streams and
+// threads interleave by the seed.
+#include <gmock/gmock.h>
+
+#include <cmath>
+#include <random>
+
+#include "backend/cuda_error.h"
+#include "emulation/emulated_gpu.h"
+#include "emulation/hash_model.h"
+#include "engine/cuda_runner.h"
+#include "engine/memory_plan.h"
+#include "support/cpu_engine.h"
+
+namespace deepinfer::test {
+namespace {
+
+using ::testing::HasSubstr;
+
+struct Setup {
+  HashModelOptions model;
+  CudaRunnerOptions runner{.max_num_seqs = 6, .max_num_batched_tokens = 24, .max_model_len = 96};
+  EngineOptions engine{.max_num_batched_tokens = 24};
+  int64_t blocks = 60;
+  uint64_t seed = 1;
+};
+
+class RunnerTest : public ::testing::Test {
+ protected:
+  void TearDown() override { engine_.reset(); }
+
+  std::unique_ptr<CudaRunner> make_runner(Setup& s) {
+    emulation::reset_machine();
+    emulation::set_seed(s.seed);
+    auto gpu = cuda::Gpu::open({});
+    EXPECT_TRUE(gpu.ok());
+    if (!s.runner.plan_cache) {
+      s.runner.plan_cache = [&s](const MeasuredMemory& m) { return CachePlan{s.blocks, m.max_model_len}; };
+    }
+    auto runner = CudaRunner::create(std::move(*gpu), make_hash_model(s.model), s.runner);
+    if (!runner) ADD_FAILURE() << runner.error().message;
+    return runner ? std::move(*runner) : nullptr;
+  }
+  void start(Setup& s) {
+    engine_.reset();
+    auto runner = make_runner(s);
+    ASSERT_TRUE(runner);
+    engine_ = std::make_unique<Engine>(std::move(runner), s.engine);
+  }
+
+  static EngineRequest greedy(std::vector<int32_t> prompt, int max_tokens) {
+    EngineRequest r{.prompt = std::move(prompt)};
+    r.sampling.temperature = 0;
+    r.sampling.max_tokens = max_tokens;
+    return r;
+  }
+  static std::vector<int32_t> tokens_of(const Answer& a) {
+    std::vector<int32_t> ids;
+    for (const OutputToken& t : a.tokens) ids.push_back(t.id);
+    return ids;
+  }
+  // Prompts that share beginnings, so that prefixes are found in the cache.
+  static std::vector<EngineRequest> random_requests(std::mt19937_64& random, const Setup& s, int count) {
+    auto pick = [&](int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); };
+    std::vector<int32_t> common(40);
+    for (int32_t& id : common) id = pick(0, s.model.vocab_size - 1);
+    std::vector<EngineRequest> requests;
+    for (int i = 0; i < count; ++i) {
+      std::vector<int32_t> prompt(common.begin(), common.begin() + pick(0, 40));
+      for (int n = pick(1, 20); n > 0; --n) prompt.push_back(pick(0, s.model.vocab_size - 1));
+      requests.push_back(greedy(std::move(prompt), pick(1, 25)));
+    }
+    return requests;
+  }
+  void expect_oracle(const Setup& s, const std::vector<EngineRequest>& requests) {
+    const std::vector<Answer> answers = run_all(*engine_, requests);
+    for (size_t i = 0; i < requests.size(); ++i) {
+      EXPECT_EQ(answers[i].error, "");
+      EXPECT_EQ(tokens_of(answers[i]), hash_continuation(s.model, requests[i].prompt,
+                                                         requests[i].sampling.max_tokens, s.engine.end_ids))
+          << "seed " << s.seed << ", request " << i;
+    }
+  }
+
+  std::unique_ptr<Engine> engine_;
+};
+
+TEST_F(RunnerTest, TokensAreTheModelsWhateverRunsBeside) {
+  for (uint64_t seed = 1; seed <= 12; ++seed) {
+    Setup s{.seed = seed};
+    std::mt19937_64 random(seed);
+    s.runner.enforce_eager = seed % 4 == 0;
+    if (seed % 3 == 0) s.runner.graph_sizes = {2, 3};
+    if (seed % 2 == 0) s.model.window = 5 + static_cast<int>(seed);
+    if (seed % 5 == 0) s.engine.end_ids = {3, 4, 5};
+    s.blocks = seed % 2 == 0 ? 22 : 11;  // some sequences are preempted
+    start(s);
+    expect_oracle(s, random_requests(random, s, 14));
+    EXPECT_EQ(emulation::machine_counts().graph_launches > 0, !s.runner.enforce_eager);
+  }
+}
+
+TEST_F(RunnerTest, AStepIsLaunchedBeforeTheHostHasSeenTheTokensBefore) {
+  Setup s;
+  auto runner = make_runner(s);
+  ASSERT_TRUE(runner);
+  EXPECT_EQ(runner->info().max_in_flight, 2);
+  const std::vector<int32_t> prompt{5, 6, 7, 8, 9}, from_slot{kTokenFromSlot};
+  const std::vector<std::vector<int32_t>> table{{3, 4, 5, 6}};
+  std::vector<int32_t> got;
+  auto launch = [&](uint64_t id, int32_t context, std::span<const int32_t> tokens) {
+    Step step{.id = id};
+    StepRow row{.sequence = 1, .slot = 2, .context_len = context, .tokens = tokens, .samples = true};
+    row.block_table = table;
+    row.sampling.temperature = 0;
+    step.rows.push_back(row);
+    runner->launch_forward(step);
+    runner->launch_sample(step);
+  };
+  launch(1, 0, prompt);
+  for (int i = 1; i <= 20; ++i) {
+    launch(i + 1, static_cast<int32_t>(prompt.size()) + i - 1, from_slot);
+    EXPECT_GT(emulation::machine_counts().pending, 0u);
+    got.push_back(runner->wait(i).accepted.at(0).at(0).id);
+  }
+  (void)runner->wait(21);
+  EXPECT_EQ(got, hash_continuation(s.model, prompt, 20));
+}
+
+TEST_F(RunnerTest, NothingIsAllocatedPerStep) {
+  Setup s;
+  start(s);
+  std::mt19937_64 random(5);
+  const std::vector<EngineRequest> requests = random_requests(random, s, 12);
+  expect_oracle(s, requests);
+  const int64_t before = emulation::machine_counts().allocations;
+  expect_oracle(s, requests);
+  expect_oracle(s, random_requests(random, s, 12));
+  EXPECT_EQ(emulation::machine_counts().allocations, before);
+}
+
+TEST_F(RunnerTest, LogprobsAreThoseOfTheLogits) {
+  for (const bool eager : {false, true}) {
+    Setup s;
+    s.runner.enforce_eager = eager;
+    start(s);
+    std::vector<EngineRequest> requests;
+    for (int i = 0; i < 5; ++i) {
+      requests.push_back(greedy({i, 7, i + 3}, 8));
+      requests.back().sampling.logprobs = i - 1;  // none, the token's, and up to three more
+    }
+    const std::vector<Answer> answers = run_all(*engine_, requests);
+    for (size_t i = 0; i < requests.size(); ++i) {
+      std::vector<int32_t> tokens = requests[i].prompt;
+      for (const OutputToken& t : answers[i].tokens) {
+        const std::vector<float> logits = hash_logits(s.model, tokens);
+        double sum = 0;
+        for (const float l : logits) sum += std::exp(static_cast<double>(l));
+        ASSERT_EQ(static_cast<int>(t.top.size()), std::max(requests[i].sampling.logprobs, 0));
+        if (requests[i].sampling.logprobs >= 0) {
+          EXPECT_NEAR(t.logprob, logits[t.id] - std::log(sum), 1e-5);
+        }
+        for (const TokenLogprob& top : t.top)
+          EXPECT_NEAR(top.logprob, logits[top.token] - std::log(sum), 1e-5);
+        if (!t.top.empty()) EXPECT_EQ(t.top[0].token, t.id) << "greedy";
+        tokens.push_back(t.id);
+      }
+      EXPECT_EQ(answers[i].tokens.size(), 8u);
+    }
+  }
+}
+
+// Penalties read the tokens that stand on the device, those in flight too.
+TEST_F(RunnerTest, PenaltiesCountTokensThatTheHostHasNotSeen) {
+  for (uint64_t seed = 1; seed <= 4; ++seed) {
+    Setup s{.seed = seed};
+    s.model.vocab_size = 12;
+    start(s);
+    std::vector<EngineRequest> requests;
+    for (int i = 0; i < 6; ++i) {
+      requests.push_back(greedy({i, 2, 3}, 20));
+      requests.back().sampling.frequency_penalty = 2.0f;
+    }
+    const std::vector<Answer> answers = run_all(*engine_, requests);
+    for (size_t i = 0; i < requests.size(); ++i) {
+      std::vector<int32_t> tokens = requests[i].prompt, counts(s.model.vocab_size);
+      for (const OutputToken& t : answers[i].tokens) {
+        std::vector<float> logits = hash_logits(s.model, tokens);
+        for (int id = 0; id < s.model.vocab_size; ++id) logits[id] -= 2.0f * static_cast<float>(counts[id]);
+        ASSERT_EQ(t.id, std::max_element(logits.begin(), logits.end()) - logits.begin()) << "request " << i;
+        tokens.push_back(t.id);
+        ++counts[t.id];
+      }
+      EXPECT_EQ(answers[i].tokens.size(), 20u) << answers[i].error;
+    }
+  }
+}
+
+TEST_F(RunnerTest, LongListsOfBiasesMakeTheBlockLarger) {
+  Setup s;
+  s.model.vocab_size = 3000;
+  start(s);
+  std::vector<EngineRequest> requests{greedy({1, 2, 3}, 12), greedy({1, 2, 3}, 12), greedy({4, 5}, 12)};
+  for (int32_t id = 0; id < 3000; id += 2) requests[0].sampling.logit_bias.push_back({id, -100.0f});
+  const std::vector<Answer> answers = run_all(*engine_, requests);
+  ASSERT_EQ(answers[0].tokens.size(), 12u) << answers[0].error;
+  for (const OutputToken& t : answers[0].tokens) EXPECT_EQ(t.id % 2, 1);
+  EXPECT_EQ(tokens_of(answers[1]), hash_continuation(s.model, {1, 2, 3}, 12));
+  EXPECT_EQ(tokens_of(answers[2]), hash_continuation(s.model, {4, 5}, 12));
+
+  // No memory for a larger one: the newest request fails, what ran goes on.
+  requests[1].sampling.logit_bias = requests[0].sampling.logit_bias;
+  for (int32_t id = 1; id < 3000; id += 2) requests[1].sampling.logit_bias.push_back({id, 0.0f});
+  std::swap(requests[0], requests[2]);
+  std::swap(requests[1], requests[2]);
+  requests[1] = greedy({9, 9}, 12);
+  emulation::fail_allocation(0);
+  const std::vector<Answer> again = run_all(*engine_, requests);
+  EXPECT_EQ(tokens_of(again[0]), hash_continuation(s.model, requests[0].prompt, 12));
+  EXPECT_EQ(tokens_of(again[1]), hash_continuation(s.model, requests[1].prompt, 12));
+  EXPECT_THAT(again[2].error, HasSubstr("ran out of memory"));
+}
+
+TEST_F(RunnerTest, OutOfMemoryInFlightEndsTheNewestSequenceOnly) {
+  for (uint64_t seed = 1; seed <= 6; ++seed) {
+    Setup s{.seed = seed};
+    int forwards = -1000;  // the engine's thread counts, after the trial steps
+    const int at = 3 + 4 * static_cast<int>(seed);
+    s.model.before_forward = [&](const StepBatch&) {
+      if (++forwards == at) throw cuda::CudaOutOfMemory("a library wanted memory");
+    };
+    start(s);
+    forwards = 0;
+    std::vector<EngineRequest> requests;
+    for (int i = 0; i < 4; ++i) requests.push_back(greedy({i, i + 1, i + 2}, 40));
+    const std::vector<Answer> answers = run_all(*engine_, requests);
+    int failed = 0;
+    for (size_t i = 0; i < requests.size(); ++i) {
+      const std::vector<int32_t> wanted = hash_continuation(s.model, requests[i].prompt, 40);
+      if (answers[i].finish == FinishReason::kError) {
+        ++failed;
+        EXPECT_EQ(i + 1, requests.size()) << "the newest";
+        EXPECT_THAT(answers[i].error, HasSubstr("ran out of memory"));
+        const std::vector<int32_t> got = tokens_of(answers[i]);
+        EXPECT_TRUE(std::equal(got.begin(), got.end(), wanted.begin()));
+      } else {
+        EXPECT_EQ(tokens_of(answers[i]), wanted) << "seed " << seed << ", request " << i;
+      }
+    }
+    // Graphs call the model only while they are captured: late faults may find nothing to hit.
+    EXPECT_EQ(failed, forwards >= at ? 1 : 0);
+    expect_oracle(s, requests);
+  }
+}
+
+TEST_F(RunnerTest, AFaultOfOneStepEndsItsRequestsAndServingGoesOn) {
+  Setup s;
+  s.runner.enforce_eager = true;
+  int forwards = -1000;
+  s.model.before_forward = [&](const StepBatch&) {
+    if (++forwards == 9) throw cuda::CudaError("invalid configuration", 9, false);
+  };
+  start(s);
+  forwards = 0;
+  const std::vector<EngineRequest> requests{greedy({1, 2}, 30), greedy({3, 4}, 30)};
+  for (const Answer& a : run_all(*engine_, requests)) {
+    EXPECT_EQ(a.finish, FinishReason::kError);
+    EXPECT_THAT(a.error, HasSubstr("internal error"));
+  }
+  expect_oracle(s, requests);
+}
+
+TEST_F(RunnerTest, ABrokenContextEndsAllAndNothingHangs) {
+  for (const bool eager : {true, false}) {
+    for (const int at : {0, 1, 2, 7, 40}) {
+      Setup s{.seed = static_cast<uint64_t>(at + 1)};
+      s.runner.enforce_eager = eager;
+      start(s);
+      std::string told;
+      engine_->on_device_lost([&](const std::string& why) { told = why; });
+      emulation::fail_kernel(at);
+      const std::vector<EngineRequest> requests{greedy({1, 2}, 30), greedy({3, 4}, 30)};
+      for (const Answer& a : run_all(*engine_, requests)) {
+        EXPECT_EQ(a.finish, FinishReason::kError);
+        EXPECT_THAT(a.error, HasSubstr("started again"));
+      }
+      const auto refused = engine_->submit(requests[0], [](const OutputEvent&) {});
+      engine_->stop();
+      EXPECT_THAT(told, HasSubstr("illegal"));
+      EXPECT_TRUE(!refused.ok() || at > 0);
+    }
+  }
+}
+
+TEST_F(RunnerTest, CancelledRequestsLeaveTheOthersAlone) {
+  for (uint64_t seed = 1; seed <= 6; ++seed) {
+    Setup s{.blocks = 14, .seed = seed};
+    start(s);
+    std::mt19937_64 random(seed);
+    std::vector<EngineRequest> requests = random_requests(random, s, 8);
+    std::vector<uint64_t> noise;
+    for (int i = 0; i < 8; ++i) {
+      auto* engine = engine_.get();
+      const auto id = engine_->submit(greedy({i, 1, i}, 60), [engine, seed](const OutputEvent& e) {
+        if (e.tokens.empty() || e.tokens.back().id % static_cast<int>(2 + seed) != 0) return;
+        engine->cancel(e.request);
+      });
+      ASSERT_TRUE(id.ok());
+    }
+    expect_oracle(s, requests);
+  }
+}
+
+TEST_F(RunnerTest, MemoryIsMeasuredAndPlanned) {
+  Setup s;
+  s.runner.plan_cache = [](const MeasuredMemory& m) {
+    EXPECT_EQ(m.total, size_t{1} << 30);
+    EXPECT_EQ(m.others, 0u);
+    EXPECT_GT(m.fixed, 0u);
+    EXPECT_GT(m.mapped, 0u);
+    EXPECT_GT(m.later_graphs, 0u);
+    EXPECT_EQ(m.free + m.fixed + m.mapped + m.weights + m.step + m.graphs, m.total);
+    return plan_cache(m, {.utilization = 0.5, .headroom = size_t{64} << 20});
+  };
+  auto runner = make_runner(s);
+  ASSERT_TRUE(runner);
+  const MeasuredMemory& m = runner->measured();
+  const size_t cache = static_cast<size_t>(runner->info().num_blocks) * m.block_bytes;
+  EXPECT_LE(cache + m.fixed + m.weights + m.graphs + m.later_graphs, m.total / 2);
+  EXPECT_GT(cache, m.total / 4);
+  EXPECT_EQ(runner->info().max_model_len, 96);
+  EXPECT_FALSE(runner->info().touched_first);
+  EXPECT_TRUE(runner->info().tracks_tokens);
+}
+
+TEST_F(RunnerTest, ACardThatIsTooSmallIsAnErrorWithNumbers) {
+  for (const size_t total : {size_t{1} << 20, size_t{3} << 20, size_t{8} << 20}) {
+    emulation::reset_machine({.total_memory = total});
+    auto gpu = cuda::Gpu::open({});
+    ASSERT_TRUE(gpu.ok());
+    CudaRunnerOptions o{.max_num_seqs = 64, .max_num_batched_tokens = 4096, .max_model_len = 100000};
+    o.plan_cache = [](const MeasuredMemory& m) {
+      return plan_cache(m, {.utilization = 0.9, .auto_max_model_len = false});
+    };
+    const auto runner = CudaRunner::create(std::move(*gpu), make_hash_model({}), o);
+    ASSERT_FALSE(runner.ok());
+    EXPECT_EQ(runner.error().code, ErrorCode::kMemory);
+    EXPECT_THAT(runner.error().message, HasSubstr("GPU 0"));
+  }
+}
+
+TEST(GraphSizes, AreOrderedAndEndWithTheLargestStep) {
+  EXPECT_THAT(graph_sizes({.max_num_seqs = 1}), ::testing::ElementsAre(1));
+  EXPECT_THAT(graph_sizes({.max_num_seqs = 20}), ::testing::ElementsAre(1, 2, 4, 8, 16, 20));
+  EXPECT_THAT(graph_sizes({.max_num_seqs = 8, .graph_sizes = {4, 2, 16}}), ::testing::ElementsAre(2, 4, 8));
+  EXPECT_THAT(graph_sizes({.max_num_seqs = 8, .enforce_eager = true}), ::testing::IsEmpty());
+  EXPECT_EQ(graph_sizes({.max_num_seqs = 512}).size(), 23u);
+}
+
+}  // namespace
+}  // namespace deepinfer::test
