@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <span>
 
+#include "backend/cuda/device_batch.h"
 #include "backend/cuda/launch.h"
 #include "backend/cuda/parts.h"
 #include "backend/cuda/ptx.h"

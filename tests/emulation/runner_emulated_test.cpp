@@ -18,7 +18,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-struct Setup {
+struct Scene {
   HashModelOptions model;
   CudaRunnerOptions runner{.max_num_seqs = 6, .max_num_batched_tokens = 24, .max_model_len = 96};
   EngineOptions engine{.max_num_batched_tokens = 24};
@@ -30,7 +30,7 @@ class RunnerTest : public ::testing::Test {
  protected:
   void TearDown() override { engine_.reset(); }
 
-  std::unique_ptr<CudaRunner> make_runner(Setup& s) {
+  std::unique_ptr<CudaRunner> make_runner(Scene& s) {
     emulation::reset_machine();
     emulation::set_seed(s.seed);
     auto gpu = cuda::Gpu::open({});
@@ -42,7 +42,7 @@ class RunnerTest : public ::testing::Test {
     if (!runner) ADD_FAILURE() << runner.error().message;
     return runner ? std::move(*runner) : nullptr;
   }
-  void start(Setup& s) {
+  void start(Scene& s) {
     engine_.reset();
     auto runner = make_runner(s);
     ASSERT_TRUE(runner);
@@ -61,7 +61,7 @@ class RunnerTest : public ::testing::Test {
     return ids;
   }
   // Prompts that share beginnings, so that prefixes are found in the cache.
-  static std::vector<EngineRequest> random_requests(std::mt19937_64& random, const Setup& s, int count) {
+  static std::vector<EngineRequest> random_requests(std::mt19937_64& random, const Scene& s, int count) {
     auto pick = [&](int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); };
     std::vector<int32_t> common(40);
     for (int32_t& id : common) id = pick(0, s.model.vocab_size - 1);
@@ -73,7 +73,7 @@ class RunnerTest : public ::testing::Test {
     }
     return requests;
   }
-  void expect_oracle(const Setup& s, const std::vector<EngineRequest>& requests) {
+  void expect_oracle(const Scene& s, const std::vector<EngineRequest>& requests) {
     const std::vector<Answer> answers = run_all(*engine_, requests);
     for (size_t i = 0; i < requests.size(); ++i) {
       EXPECT_EQ(answers[i].error, "");
@@ -88,7 +88,7 @@ class RunnerTest : public ::testing::Test {
 
 TEST_F(RunnerTest, TokensAreTheModelsWhateverRunsBeside) {
   for (uint64_t seed = 1; seed <= 12; ++seed) {
-    Setup s{.seed = seed};
+    Scene s{.seed = seed};
     std::mt19937_64 random(seed);
     s.runner.enforce_eager = seed % 4 == 0;
     if (seed % 3 == 0) s.runner.graph_sizes = {2, 3};
@@ -102,7 +102,7 @@ TEST_F(RunnerTest, TokensAreTheModelsWhateverRunsBeside) {
 }
 
 TEST_F(RunnerTest, AStepIsLaunchedBeforeTheHostHasSeenTheTokensBefore) {
-  Setup s;
+  Scene s;
   auto runner = make_runner(s);
   ASSERT_TRUE(runner);
   EXPECT_EQ(runner->info().max_in_flight, 2);
@@ -129,7 +129,7 @@ TEST_F(RunnerTest, AStepIsLaunchedBeforeTheHostHasSeenTheTokensBefore) {
 }
 
 TEST_F(RunnerTest, NothingIsAllocatedPerStep) {
-  Setup s;
+  Scene s;
   start(s);
   std::mt19937_64 random(5);
   const std::vector<EngineRequest> requests = random_requests(random, s, 12);
@@ -142,7 +142,7 @@ TEST_F(RunnerTest, NothingIsAllocatedPerStep) {
 
 TEST_F(RunnerTest, LogprobsAreThoseOfTheLogits) {
   for (const bool eager : {false, true}) {
-    Setup s;
+    Scene s;
     s.runner.enforce_eager = eager;
     start(s);
     std::vector<EngineRequest> requests;
@@ -174,7 +174,7 @@ TEST_F(RunnerTest, LogprobsAreThoseOfTheLogits) {
 // Penalties read the tokens that stand on the device, those in flight too.
 TEST_F(RunnerTest, PenaltiesCountTokensThatTheHostHasNotSeen) {
   for (uint64_t seed = 1; seed <= 4; ++seed) {
-    Setup s{.seed = seed};
+    Scene s{.seed = seed};
     s.model.vocab_size = 12;
     start(s);
     std::vector<EngineRequest> requests;
@@ -198,7 +198,7 @@ TEST_F(RunnerTest, PenaltiesCountTokensThatTheHostHasNotSeen) {
 }
 
 TEST_F(RunnerTest, LongListsOfBiasesMakeTheBlockLarger) {
-  Setup s;
+  Scene s;
   s.model.vocab_size = 3000;
   start(s);
   std::vector<EngineRequest> requests{greedy({1, 2, 3}, 12), greedy({1, 2, 3}, 12), greedy({4, 5}, 12)};
@@ -224,7 +224,7 @@ TEST_F(RunnerTest, LongListsOfBiasesMakeTheBlockLarger) {
 
 TEST_F(RunnerTest, OutOfMemoryInFlightEndsTheNewestSequenceOnly) {
   for (uint64_t seed = 1; seed <= 6; ++seed) {
-    Setup s{.seed = seed};
+    Scene s{.seed = seed};
     int forwards = -1000;  // the engine's thread counts, after the trial steps
     const int at = 3 + 4 * static_cast<int>(seed);
     s.model.before_forward = [&](const StepBatch&) {
@@ -255,7 +255,7 @@ TEST_F(RunnerTest, OutOfMemoryInFlightEndsTheNewestSequenceOnly) {
 }
 
 TEST_F(RunnerTest, AFaultOfOneStepEndsItsRequestsAndServingGoesOn) {
-  Setup s;
+  Scene s;
   s.runner.enforce_eager = true;
   int forwards = -1000;
   s.model.before_forward = [&](const StepBatch&) {
@@ -274,7 +274,7 @@ TEST_F(RunnerTest, AFaultOfOneStepEndsItsRequestsAndServingGoesOn) {
 TEST_F(RunnerTest, ABrokenContextEndsAllAndNothingHangs) {
   for (const bool eager : {true, false}) {
     for (const int at : {0, 1, 2, 7, 40}) {
-      Setup s{.seed = static_cast<uint64_t>(at + 1)};
+      Scene s{.seed = static_cast<uint64_t>(at + 1)};
       s.runner.enforce_eager = eager;
       start(s);
       std::string told;
@@ -295,7 +295,7 @@ TEST_F(RunnerTest, ABrokenContextEndsAllAndNothingHangs) {
 
 TEST_F(RunnerTest, CancelledRequestsLeaveTheOthersAlone) {
   for (uint64_t seed = 1; seed <= 6; ++seed) {
-    Setup s{.blocks = 14, .seed = seed};
+    Scene s{.blocks = 14, .seed = seed};
     start(s);
     std::mt19937_64 random(seed);
     std::vector<EngineRequest> requests = random_requests(random, s, 8);
@@ -313,7 +313,7 @@ TEST_F(RunnerTest, CancelledRequestsLeaveTheOthersAlone) {
 }
 
 TEST_F(RunnerTest, MemoryIsMeasuredAndPlanned) {
-  Setup s;
+  Scene s;
   s.runner.plan_cache = [](const MeasuredMemory& m) {
     EXPECT_EQ(m.total, size_t{1} << 30);
     EXPECT_EQ(m.others, 0u);
