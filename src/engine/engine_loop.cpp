@@ -288,13 +288,13 @@ void EngineLoop::recover(const char* what) {
 void EngineLoop::give_up(const char* what) {
   log::critical("the device is lost: {}", what);
   launched_.clear();
-  fail_all({ErrorCode::kMemory, "the server's GPU failed: the server has to be started again", {}});
   std::function<void(const std::string&)> tell;
   {
     std::lock_guard lock(mailbox_.mutex);
     if (mailbox_.lost.empty()) tell = mailbox_.on_device_lost;
     mailbox_.lost = what;
   }
+  fail_all({ErrorCode::kMemory, "the server's GPU failed: the server has to be started again", {}});
   if (tell) tell(what);
 }
 

@@ -88,6 +88,14 @@ Machine::Machine(const MachineConfig& c)
 }
 
 Machine::~Machine() {
+  // Operations that never ran hold each other: what follows, and what may be overtaken.
+  for (std::vector<OpPtr> left = std::move(ready_); !left.empty();) {
+    const OpPtr op = std::move(left.back());
+    left.pop_back();
+    op->primary.reset();
+    for (OpPtr& next : op->next) left.push_back(std::move(next));
+    op->next.clear();
+  }
   for (const auto& [start, allocation] : allocations)
     if (allocation.kind != MemoryKind::kVirtual) std::free(reinterpret_cast<void*>(start));
 }

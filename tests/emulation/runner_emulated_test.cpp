@@ -199,34 +199,35 @@ TEST_F(RunnerTest, PenaltiesCountTokensThatTheHostHasNotSeen) {
 
 TEST_F(RunnerTest, LongListsOfBiasesMakeTheBlockLarger) {
   Scene s;
-  s.model.vocab_size = 3000;
+  s.model.vocab_size = 8000;
   start(s);
   std::vector<EngineRequest> requests{greedy({1, 2, 3}, 12), greedy({1, 2, 3}, 12), greedy({4, 5}, 12)};
-  for (int32_t id = 0; id < 3000; id += 2) requests[0].sampling.logit_bias.push_back({id, -100.0f});
-  const std::vector<Answer> answers = run_all(*engine_, requests);
-  ASSERT_EQ(answers[0].tokens.size(), 12u) << answers[0].error;
-  for (const OutputToken& t : answers[0].tokens) EXPECT_EQ(t.id % 2, 1);
-  EXPECT_EQ(tokens_of(answers[1]), hash_continuation(s.model, {1, 2, 3}, 12));
-  EXPECT_EQ(tokens_of(answers[2]), hash_continuation(s.model, {4, 5}, 12));
+  for (int32_t id = 0; id < 8000; id += 4) requests[2].sampling.logit_bias.push_back({id, -100.0f});
+  auto run = [&] {
+    const std::vector<Answer> answers = run_all(*engine_, requests);
+    for (const int i : {0, 1})
+      EXPECT_EQ(tokens_of(answers[i]), hash_continuation(s.model, requests[i].prompt, 12));
+    return answers[2];
+  };
+  const Answer biased = run();
+  ASSERT_EQ(biased.tokens.size(), 12u) << biased.error;
+  for (const OutputToken& t : biased.tokens) EXPECT_NE(t.id % 4, 0);
 
-  // No memory for a larger one: the newest request fails, what ran goes on.
-  requests[1].sampling.logit_bias = requests[0].sampling.logit_bias;
-  for (int32_t id = 1; id < 3000; id += 2) requests[1].sampling.logit_bias.push_back({id, 0.0f});
-  std::swap(requests[0], requests[2]);
-  std::swap(requests[1], requests[2]);
-  requests[1] = greedy({9, 9}, 12);
+  // No memory for a larger one: the newest request fails, the others go on. Then there is.
+  for (int32_t id = 0; id < 8000; ++id)
+    if (id % 4 != 0) requests[2].sampling.logit_bias.push_back({id, 0.0f});
   emulation::fail_allocation(0);
-  const std::vector<Answer> again = run_all(*engine_, requests);
-  EXPECT_EQ(tokens_of(again[0]), hash_continuation(s.model, requests[0].prompt, 12));
-  EXPECT_EQ(tokens_of(again[1]), hash_continuation(s.model, requests[1].prompt, 12));
-  EXPECT_THAT(again[2].error, HasSubstr("ran out of memory"));
+  EXPECT_THAT(run().error, HasSubstr("ran out of memory"));
+  EXPECT_EQ(tokens_of(run()), tokens_of(biased));
 }
 
-TEST_F(RunnerTest, OutOfMemoryInFlightEndsTheNewestSequenceOnly) {
-  for (uint64_t seed = 1; seed <= 6; ++seed) {
+TEST_F(RunnerTest, OutOfMemoryInFlightEndsOneSequenceOnly) {
+  int failed = 0;
+  for (uint64_t seed = 1; seed <= 8; ++seed) {
     Scene s{.seed = seed};
+    s.runner.enforce_eager = seed % 4 != 0;
     int forwards = -1000;  // the engine's thread counts, after the trial steps
-    const int at = 3 + 4 * static_cast<int>(seed);
+    const int at = static_cast<int>(3 * seed);
     s.model.before_forward = [&](const StepBatch&) {
       if (++forwards == at) throw cuda::CudaOutOfMemory("a library wanted memory");
     };
@@ -235,12 +236,10 @@ TEST_F(RunnerTest, OutOfMemoryInFlightEndsTheNewestSequenceOnly) {
     std::vector<EngineRequest> requests;
     for (int i = 0; i < 4; ++i) requests.push_back(greedy({i, i + 1, i + 2}, 40));
     const std::vector<Answer> answers = run_all(*engine_, requests);
-    int failed = 0;
     for (size_t i = 0; i < requests.size(); ++i) {
       const std::vector<int32_t> wanted = hash_continuation(s.model, requests[i].prompt, 40);
       if (answers[i].finish == FinishReason::kError) {
         ++failed;
-        EXPECT_EQ(i + 1, requests.size()) << "the newest";
         EXPECT_THAT(answers[i].error, HasSubstr("ran out of memory"));
         const std::vector<int32_t> got = tokens_of(answers[i]);
         EXPECT_TRUE(std::equal(got.begin(), got.end(), wanted.begin()));
@@ -248,10 +247,10 @@ TEST_F(RunnerTest, OutOfMemoryInFlightEndsTheNewestSequenceOnly) {
         EXPECT_EQ(tokens_of(answers[i]), wanted) << "seed " << seed << ", request " << i;
       }
     }
-    // Graphs call the model only while they are captured: late faults may find nothing to hit.
-    EXPECT_EQ(failed, forwards >= at ? 1 : 0);
     expect_oracle(s, requests);
   }
+  // A capture that finds no memory fails nobody: its step runs without a graph.
+  EXPECT_EQ(failed, 6);
 }
 
 TEST_F(RunnerTest, AFaultOfOneStepEndsItsRequestsAndServingGoesOn) {
@@ -282,13 +281,12 @@ TEST_F(RunnerTest, ABrokenContextEndsAllAndNothingHangs) {
       emulation::fail_kernel(at);
       const std::vector<EngineRequest> requests{greedy({1, 2}, 30), greedy({3, 4}, 30)};
       for (const Answer& a : run_all(*engine_, requests)) {
-        EXPECT_EQ(a.finish, FinishReason::kError);
-        EXPECT_THAT(a.error, HasSubstr("started again"));
+        EXPECT_THAT(a.error, HasSubstr("started again"));  // ended, or refused when it came
       }
       const auto refused = engine_->submit(requests[0], [](const OutputEvent&) {});
       engine_->stop();
       EXPECT_THAT(told, HasSubstr("illegal"));
-      EXPECT_TRUE(!refused.ok() || at > 0);
+      EXPECT_FALSE(refused.ok());
     }
   }
 }
