@@ -29,7 +29,8 @@ int64_t slice_rows(int64_t cols, int64_t rows) {
 }
 
 int64_t sums_tokens(int64_t rows, int64_t tokens) {
-  return std::min({tokens, std::max(kSumsBytes / (rows * 2), kLeastSums), kMostSums});
+  const int64_t most = kSumsBytes / (rows * 2) / 256 * 256;  // whole tiles of the library's kernels
+  return std::min({tokens, std::max(most, kLeastSums), kMostSums});
 }
 
 // Gives scratch back at the end of a scope.

@@ -3,11 +3,16 @@
 #include "backend/cuda/skinny.cuh"
 
 namespace deepinfer::cuda {
+namespace {
+
+constexpr skinny::Depths kDepths{2, 2, 1};
+
+}  // namespace
 
 void skinny_product(Gpu& gpu, DType a, const Product& p) {
   if (is_quantized(p.w.layout)) return skinny_product_quantized(gpu, a, p);
-  if (a == DType::kBF16) return skinny::choose<__nv_bfloat16, Layout::kBF16, 2, 1>(gpu, p);
-  return skinny::choose<__half, Layout::kF16, 2, 1>(gpu, p);
+  if (a == DType::kBF16) return skinny::choose<__nv_bfloat16, Layout::kBF16, kDepths>(gpu, p);
+  return skinny::choose<__half, Layout::kF16, kDepths>(gpu, p);
 }
 
 // Three blocks of an SM must hold it, with room for their sums.

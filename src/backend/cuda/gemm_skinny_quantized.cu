@@ -5,11 +5,13 @@
 namespace deepinfer::cuda {
 namespace {
 
+constexpr skinny::Depths kDepthsQ4{4, 2, 1}, kDepthsQ8{3, 2, 1};
+
 template <class A>
 void choose_layout(Gpu& gpu, const Product& p) {
-  if (p.w.layout == Layout::kQ4_0) return skinny::choose<A, Layout::kQ4_0, 4, 2>(gpu, p);
-  if (p.w.layout == Layout::kQ4_1) return skinny::choose<A, Layout::kQ4_1, 4, 1>(gpu, p);
-  return skinny::choose<A, Layout::kQ8_0, 3, 1>(gpu, p);
+  if (p.w.layout == Layout::kQ4_0) return skinny::choose<A, Layout::kQ4_0, kDepthsQ4>(gpu, p);
+  if (p.w.layout == Layout::kQ4_1) return skinny::choose<A, Layout::kQ4_1, kDepthsQ4>(gpu, p);
+  return skinny::choose<A, Layout::kQ8_0, kDepthsQ8>(gpu, p);
 }
 
 }  // namespace

@@ -81,16 +81,42 @@ __global__ void __launch_bounds__(kThreads) dequantize_kernel(PackedView w, int6
   }
 }
 
-// Grid: (pairs / 256, tokens)
+// Grid: (pairs / 8 / 256, tokens): a thread combines 8 pairs, one mma tile's.
 template <class A>
 __global__ void __launch_bounds__(kThreads)
-    combine_kernel(const A* sums, int64_t sums_stride, int64_t first_row, int64_t pairs, Sink sink) {
+    combine_kernel(const A* sums, int64_t sums_stride, int64_t first_row, int64_t tiles, Sink sink) {
   grid_launch_dependents();
   grid_dependency_wait();
-  const int64_t pair = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x, token = blockIdx.y;
-  if (pair >= pairs) return;
-  const A* p = sums + token * sums_stride + pair / 8 * 16 + pair % 8;
-  put_pair<A>(sink, token, first_row / 2 + pair, to_float(p[0]), to_float(p[8]));
+  const int64_t tile = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x, token = blockIdx.y;
+  if (tile >= tiles) return;
+  const A* p = sums + token * sums_stride + tile * kTileRows;
+  const Bits128 gates = load_128(p), ups = load_128(p + 8);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 gate = unpack2<A>(gates.x[i]), up = unpack2<A>(ups.x[i]);
+    const int64_t pair = (first_row / 2) + tile * 8 + 2 * i;
+    put_pair<A>(sink, token, pair, gate.x, up.x);
+    put_pair<A>(sink, token, pair + 1, gate.y, up.y);
+  }
+}
+
+// The same for whole tiles without a bias and with aligned rows.
+template <class A>
+__global__ void __launch_bounds__(kThreads)
+    combine_aligned_kernel(const A* sums, int64_t sums_stride, int64_t first_row, int64_t tiles, Sink sink) {
+  grid_launch_dependents();
+  grid_dependency_wait();
+  const int64_t tile = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x, token = blockIdx.y;
+  if (tile >= tiles) return;
+  const A* p = sums + token * sums_stride + tile * kTileRows;
+  const Bits128 gates = load_128(p), ups = load_128(p + 8);
+  Bits128 out;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 gate = unpack2<A>(gates.x[i]), up = unpack2<A>(ups.x[i]);
+    out.x[i] = pack2<A>(activate(sink.activation, gate.x) * up.x, activate(sink.activation, gate.y) * up.y);
+  }
+  store_128(static_cast<A*>(sink.out) + token * sink.stride + first_row / 2 + tile * 8, out);
 }
 
 // Grid: (rows / 256, tokens)
@@ -132,6 +158,14 @@ void start_rows(Gpu& gpu, const RowsToA& r) {
   launch(config(gpu, r.tokens), kernel, r);
 }
 
+template <class A>
+void start_combine(const LaunchConfig& c, const PairSums& s, int64_t tiles, const Sink& sink) {
+  const bool whole = sink.bias == nullptr && !sink.f32 && s.first_row / 2 + tiles * 8 <= sink.rows &&
+                     aligned(sink.out, sink.stride, 2);
+  launch(c, whole ? combine_aligned_kernel<A> : combine_kernel<A>, static_cast<const A*>(s.sums), s.stride,
+         s.first_row, tiles, sink);
+}
+
 }  // namespace
 
 void rows_to_a(Gpu& gpu, DType a, const RowsToA& r) {
@@ -149,13 +183,10 @@ void dequantize_rows(Gpu& gpu, DType a, const PackedView& w, int64_t first_row, 
 }
 
 void combine_pairs(Gpu& gpu, DType a, const PairSums& s, const Sink& sink) {
-  const int64_t pairs = s.rows / 2;
-  if (a == DType::kBF16)
-    launch(config(gpu, blocks_of(pairs), s.tokens), combine_kernel<__nv_bfloat16>,
-           static_cast<const __nv_bfloat16*>(s.sums), s.stride, s.first_row, pairs, sink);
-  else
-    launch(config(gpu, blocks_of(pairs), s.tokens), combine_kernel<__half>,
-           static_cast<const __half*>(s.sums), s.stride, s.first_row, pairs, sink);
+  const int64_t tiles = s.rows / kTileRows;
+  const LaunchConfig c = config(gpu, blocks_of(tiles), s.tokens);
+  a == DType::kBF16 ? start_combine<__nv_bfloat16>(c, s, tiles, sink)
+                    : start_combine<__half>(c, s, tiles, sink);
 }
 
 void add_bias(Gpu& gpu, DType a, int64_t tokens, int64_t first_row, int64_t rows, const Sink& sink) {

@@ -200,34 +200,49 @@ __device__ inline void load_x(Bits128 (&x)[kNT][2], const A* rows, int64_t strid
 // x * rstd * weight of every token, rounded to A, into `staged` [tokens][cols + kPad].
 template <class A>
 __device__ inline void stage_norm(const Product& p, A* staged, float* partial) {
-  const int threads = blockDim.x, warps = threads / 32;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int64_t cols = p.w.cols;
-  const float* x = static_cast<const float*>(p.x);
-  for (int token = 0; token < p.tokens; ++token) {
-    const float* row = x + (p.x_row != nullptr ? p.x_row[token] : token) * p.x_stride;
-    float sum = 0;
-    for (int64_t i = threadIdx.x * 4; i < cols; i += threads * 4) {
-      const float4 v = *reinterpret_cast<const float4*>(row + i);
-      sum += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-    }
+  const int threads = blockDim.x, warps = threads / 32, tokens = static_cast<int>(p.tokens);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, cols = static_cast<int>(p.w.cols);
+  const float* rows[kFusedNormTokens];
+  float sum[kFusedNormTokens] = {};
 #pragma unroll
-    for (int bits = 16; bits > 0; bits /= 2) sum += shfl_xor(sum, bits);
-    if (lane == 0) partial[token * kMostWarps + warp] = sum;
+  for (int m = 0; m < kFusedNormTokens; ++m) {
+    const int64_t row = p.x_row != nullptr && m < tokens ? p.x_row[m] : m;
+    rows[m] = static_cast<const float*>(p.x) + row * p.x_stride;
+  }
+#pragma unroll 2
+  for (int i = threadIdx.x * 4; i < cols; i += threads * 4) {
+#pragma unroll
+    for (int m = 0; m < kFusedNormTokens; ++m) {
+      if (m >= tokens) break;
+      const float4 v = *reinterpret_cast<const float4*>(rows[m] + i);
+      sum[m] += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+    }
+  }
+#pragma unroll
+  for (int m = 0; m < kFusedNormTokens; ++m) {
+#pragma unroll
+    for (int bits = 16; bits > 0; bits /= 2) sum[m] += shfl_xor(sum[m], bits);
+    if (lane == 0) partial[m * kMostWarps + warp] = sum[m];
   }
   sync_threads();
-  for (int token = 0; token < p.tokens; ++token) {
-    const float* row = x + (p.x_row != nullptr ? p.x_row[token] : token) * p.x_stride;
-    float sum = 0;
-    for (int i = 0; i < warps; ++i) sum += partial[token * kMostWarps + i];
-    const float factor = rsqrt(sum / static_cast<float>(cols) + p.eps);
-    for (int64_t i = threadIdx.x * 4; i < cols; i += threads * 4) {
-      const float4 v = *reinterpret_cast<const float4*>(row + i);
-      const float4 w = *reinterpret_cast<const float4*>(p.norm + i);
+  float factor[kFusedNormTokens];
+#pragma unroll
+  for (int m = 0; m < kFusedNormTokens; ++m) {
+    float total = 0;
+    for (int i = 0; i < warps; ++i) total += partial[m * kMostWarps + i];
+    factor[m] = rsqrt(total / static_cast<float>(cols) + p.eps);
+  }
+#pragma unroll 2
+  for (int i = threadIdx.x * 4; i < cols; i += threads * 4) {
+    const float4 w = *reinterpret_cast<const float4*>(p.norm + i);
+#pragma unroll
+    for (int m = 0; m < kFusedNormTokens; ++m) {
+      if (m >= tokens) break;
+      const float4 v = *reinterpret_cast<const float4*>(rows[m] + i);
       uint2 pair;
-      pair.x = pack2<A>(v.x * factor * w.x, v.y * factor * w.y);
-      pair.y = pack2<A>(v.z * factor * w.z, v.w * factor * w.w);
-      *reinterpret_cast<uint2*>(staged + token * (cols + kPad) + i) = pair;
+      pair.x = pack2<A>(v.x * factor[m] * w.x, v.y * factor[m] * w.y);
+      pair.y = pack2<A>(v.z * factor[m] * w.z, v.w * factor[m] * w.w);
+      *reinterpret_cast<uint2*>(staged + m * (cols + kPad) + i) = pair;
     }
   }
   sync_threads();
@@ -266,11 +281,16 @@ __device__ inline void finish(const Product& p, int tile, const float (&sum)[kRT
     else
       put<A>(p.sink, token, first + row, total(r, row, token));
   }
+  sync_threads();  // the next tile's sums come to the same place
+}
+
+// Blocks of a multiprocessor that registers must allow.
+constexpr int least_blocks(Layout layout, int tokens) {
+  return is_quantized(layout) || tokens > 1 ? 2 : 3;
 }
 
 template <class A, Layout kLayout, int kRT, int kNT, int kDepth, bool kNorm>
-__global__ void __launch_bounds__(32 * kMostWarps, 2) kernel(Product p) {
-  using Weight = Unit<A, kLayout>;
+__global__ void __launch_bounds__(32 * kMostWarps, least_blocks(kLayout, kRT* kNT)) kernel(Product p) {
   DI_DYNAMIC_SHARED(bytes);
   float* sums = reinterpret_cast<float*>(bytes);  // [warps][kRT][kNT][4][32], with kNorm partial sums before
   A* staged = reinterpret_cast<A*>(sums + (blockDim.x / 32) * kRT * kNT * 128);
@@ -280,24 +300,24 @@ __global__ void __launch_bounds__(32 * kMostWarps, 2) kernel(Product p) {
   const int tokens = static_cast<int>(p.tokens);
   const A* x_rows = kNorm ? staged : static_cast<const A*>(p.x);
   const int64_t x_stride = kNorm ? p.w.cols + kPad : p.x_stride;
-  grid_launch_dependents();
-  for (int tile = blockIdx.x * kRT; tile < tiles; tile += gridDim.x * kRT) {
-    const bool first = tile == static_cast<int>(blockIdx.x) * kRT;
-    Weight w[kDepth][kRT];
-    Bits128 x[kDepth][kNT][2];
-    const auto load_weight = [&](int slot, int unit) {
+  Unit<A, kLayout> w[kDepth][kRT];
+  Bits128 x[kDepth][kNT][2];
+  const auto load_weight = [&](int slot, int tile, int unit) {
 #pragma unroll
-      for (int r = 0; r < kRT; ++r) w[slot][r].load(p.w, minimum(tile + r, tiles - 1), unit, lane);
-    };
+    for (int r = 0; r < kRT; ++r) w[slot][r].load(p.w, minimum(tile + r, tiles - 1), unit, lane);
+  };
+  const auto load_first = [&](int tile) {
 #pragma unroll
     for (int i = 0; i < kDepth; ++i)
-      if (begin + i < end) load_weight(i, begin + i);
-    if (first) {
-      grid_dependency_wait();
-      if constexpr (kNorm) stage_norm<A>(p, staged, sums);
-    } else {
-      sync_threads();  // the tile before has read its sums
-    }
+      if (begin + i < end) load_weight(i, tile, begin + i);
+  };
+  const int stride = gridDim.x * kRT;
+  int tile = blockIdx.x * kRT;
+  grid_launch_dependents();
+  load_first(tile);
+  grid_dependency_wait();
+  if constexpr (kNorm) stage_norm<A>(p, staged, sums);
+  for (; tile < tiles; tile += stride) {
 #pragma unroll
     for (int i = 0; i < kDepth; ++i)
       if (begin + i < end) load_x<A, kNT>(x[i], x_rows, x_stride, tokens, begin + i, lane);
@@ -309,11 +329,12 @@ __global__ void __launch_bounds__(32 * kMostWarps, 2) kernel(Product p) {
 #pragma unroll
         for (int r = 0; r < kRT; ++r) w[i][r].template multiply<kNT>(sum[r], x[i]);
         if (unit + i + kDepth < end) {
-          load_weight(i, unit + i + kDepth);
+          load_weight(i, tile, unit + i + kDepth);
           load_x<A, kNT>(x[i], x_rows, x_stride, tokens, unit + i + kDepth, lane);
         }
       }
     }
+    if (tile + stride < tiles) load_first(tile + stride);
     finish<A, kRT, kNT>(p, tile, sum, sums);
   }
 }
@@ -323,7 +344,8 @@ void start(Gpu& gpu, const Product& p) {
   const int warps = product_sections(p.w.cols);
   const int64_t tiles = p.w.rows / kTileRows;
   int64_t blocks = (tiles + kRT - 1) / kRT;
-  if (kNorm) blocks = std::min<int64_t>(blocks, int64_t{gpu.facts().multiprocessors} * 3);
+  if (kNorm)
+    blocks = std::min<int64_t>(blocks, int64_t{gpu.facts().multiprocessors} * least_blocks(kLayout, 1));
   size_t smem = static_cast<size_t>(warps) * kRT * kNT * 128 * sizeof(float);
   if (kNorm) smem += static_cast<size_t>(p.tokens * (p.w.cols + kPad)) * sizeof(A);
   launch({.grid = dim3(static_cast<unsigned>(blocks)),
@@ -334,13 +356,21 @@ void start(Gpu& gpu, const Product& p) {
          kernel<A, kLayout, kRT, kNT, kDepth, kNorm>, p);
 }
 
-// Two tokens' tiles at once halve what is read of x for a row, which weighs as much as the weight then.
-// kDepth2: units in flight where there are two tiles of each.
-template <class A, Layout kLayout, int kDepth, int kDepth2>
+// Units in flight: with one row tile, with two, with two of both.
+struct Depths {
+  int one, rows, both;
+};
+
+// Two row tiles at once halve what is read of x for a row: with more than 4 tokens that weighs. But no fewer
+// blocks than multiprocessors.
+template <class A, Layout kLayout, Depths kDepths>
 void choose(Gpu& gpu, const Product& p) {
-  if (p.norm != nullptr) return start<A, kLayout, 1, 1, kDepth, true>(gpu, p);
-  if (p.tokens <= 8) return start<A, kLayout, 1, 1, kDepth, false>(gpu, p);
-  return start<A, kLayout, 2, 2, kDepth2, false>(gpu, p);
+  if (p.norm != nullptr) return start<A, kLayout, 1, 1, kDepths.one, true>(gpu, p);
+  const bool many_rows = p.w.rows / kTileRows >= int64_t{gpu.facts().multiprocessors} * 3 / 2;
+  if (p.tokens <= 4 || (p.tokens <= 8 && !many_rows))
+    return start<A, kLayout, 1, 1, kDepths.one, false>(gpu, p);
+  if (p.tokens <= 8) return start<A, kLayout, 2, 1, kDepths.rows, false>(gpu, p);
+  return start<A, kLayout, 2, 2, kDepths.both, false>(gpu, p);
 }
 
 }  // namespace deepinfer::cuda::skinny
