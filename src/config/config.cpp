@@ -20,7 +20,14 @@ constexpr std::string_view kOtherVariables[] = {
     "DEEPINFER_CPU_ISA",       // forces a kernel version
     "DEEPINFER_CUDA_LIB_DIR",  // where the CUDA libraries are
     "DEEPINFER_TEST_DATA",     // models and templates of the tests
-    "DEEPINFER_BUILD_TESTS",  "DEEPINFER_BUILD_BENCH", "DEEPINFER_BUILD_FUZZ", "DEEPINFER_SANITIZE",
+    "DEEPINFER_BUILD_TESTS",
+    "DEEPINFER_BUILD_BENCH",
+    "DEEPINFER_BUILD_FUZZ",
+    "DEEPINFER_SANITIZE",
+    "DEEPINFER_CUDA",
+    "DEEPINFER_CUDA_HOME",
+    "DEEPINFER_CUDA_ARCHITECTURES",
+    "DEEPINFER_FLASHINFER_DIR",
 };
 
 class Loader {

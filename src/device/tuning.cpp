@@ -42,7 +42,6 @@ GpuTuning resolve_tuning(const Config::Gpu& settings, const GpuInfo& gpu) {
   const uint64_t total = gpu.total_bytes.value_or(0);
   // Elsewhere less: what the driver takes when it loads a kernel late, and what a desktop needs.
   out.headroom_bytes = out.for_5090 ? std::max(kGiB, total / 25) : std::max(512 * kMiB, total / 50);
-  out.logits_bytes = out.for_5090 ? 64 * kMiB : 256 * kMiB;
   return out;
 }
 

@@ -50,6 +50,13 @@ Result<void> check_block_size(int size) {
   return make_error(ErrorCode::kConfig, "gpu.block_size: got {}, expected 16, 32, 64 or 128 on a GPU", size);
 }
 
+Result<void> check_model(const ModelConfig& model) {
+  if (model.head_dim >= 16 && model.head_dim <= 256 && model.head_dim % 8 == 0) return {};
+  return make_error(ErrorCode::kModel,
+                    "head_dim: got {}, expected a multiple of 8 from 16 to 256 on a GPU: use gpu.device: cpu",
+                    model.head_dim);
+}
+
 // Dense matrices are kept in the dtype of the activations, vectors in F32, quantized blocks as they are.
 size_t weights_on_device(const Weights& weights) {
   size_t bytes = 0;
@@ -82,41 +89,63 @@ void log_memory(const GpuInfo& gpu, const CudaRunner& runner, DType kv) {
       gib(static_cast<size_t>(runner.info().num_blocks) * m.block_bytes));
 }
 
-Result<std::unique_ptr<CudaRunner>> make_runner(const Config& config, const Checkpoint& checkpoint,
-                                                std::unique_ptr<cuda::Gpu> gpu, const GpuInfo& info,
-                                                const GpuTuning& tuning) {
-  DI_ASSIGN(const Types types, types_of(config, checkpoint.config, tuning));
-  DI_TRY(check_block_size(config.gpu.block_size));
-  DI_ASSIGN(const int wanted, wanted_model_len(config, checkpoint.config));
-  const MemoryRequest request = memory_request(config, info, tuning, checkpoint, types.kv);
-  const cuda::MemoryInfo memory = gpu->memory_at_open();
-  DI_TRY(check_free_memory(memory.free_bytes, memory.total_bytes, request));
-  DI_TRY(
-      check_weights(weights_on_device(checkpoint.weights), memory.free_bytes, memory.total_bytes, request));
+// Of the GPU's memory; of the host's there is other advice to give.
+bool is_of_device(const Error& error) {
+  return error.code == ErrorCode::kMemory && error.message.starts_with("GPU ");
+}
 
-  const int threads = config.cpu.threads != 0 ? config.cpu.threads : machine_limits().threads;
-  std::unique_ptr<Model> model;
-  {
-    ThreadPool pool(threads);  // for packing; steps run without
-    Context context{.device = {Device::Kind::kCuda, info.id},
-                    .pool = &pool,
-                    .gpu = gpu.get(),
-                    .activation = types.activation};
-    DI_ASSIGN(model, make_model(checkpoint.config, checkpoint.weights, context));
-  }
-  checkpoint.weights.release_pages();
-  return CudaRunner::create(
-      std::move(gpu), std::move(model),
-      {.max_num_seqs = config.gpu.max_num_seqs,
-       .max_num_batched_tokens = config.gpu.max_num_batched_tokens,
-       .max_model_len = wanted,
-       .block_size = config.gpu.block_size,
-       .kv_dtype = types.kv,
-       .activation = types.activation,
-       .enforce_eager = config.gpu.enforce_eager,
-       .graph_sizes = tuning.graph_sizes,
-       .pdl_rows = tuning.pdl_max_batch,
-       .plan_cache = [request](const MeasuredMemory& measured) { return plan_cache(measured, request); }});
+struct Job {
+  const Config& config;
+  const Checkpoint& checkpoint;
+  const GpuTuning& tuning;
+  Types types;
+  int max_model_len = 0;
+  MemoryRequest request;
+};
+
+// Packs the weights onto the device. Their checkpoint is not read again.
+Result<std::unique_ptr<Model>> pack_model(const Job& job, cuda::Gpu& gpu) {
+  const int wanted = job.config.cpu.threads;
+  ThreadPool pool(wanted != 0 ? wanted : machine_limits().threads);  // steps run without
+  Context context{.device = {Device::Kind::kCuda, gpu.facts().index},
+                  .pool = &pool,
+                  .gpu = &gpu,
+                  .activation = job.types.activation};
+  auto model = make_model(job.checkpoint.config, job.checkpoint.weights, context);
+  job.checkpoint.weights.release_pages();
+  return model;
+}
+
+Result<std::unique_ptr<CudaRunner>> make_runner(const Job& job, std::unique_ptr<cuda::Gpu> gpu) {
+  const cuda::MemoryInfo memory = gpu->memory_at_open();
+  DI_TRY(check_free_memory(memory.free_bytes, memory.total_bytes, job.request));
+  DI_TRY(check_weights(weights_on_device(job.checkpoint.weights), memory.free_bytes, memory.total_bytes,
+                       job.request));
+  auto model = pack_model(job, *gpu);
+  if (!model && is_of_device(model.error()))
+    return with_smaller_steps(std::move(model).error(), 0, 0, job.request);
+  if (!model) return std::move(model).error();
+  const Config::Gpu& settings = job.config.gpu;
+  const auto planned = std::make_shared<bool>(false);  // the runner keeps the function
+  auto runner =
+      CudaRunner::create(std::move(gpu), std::move(*model),
+                         {.max_num_seqs = settings.max_num_seqs,
+                          .max_num_batched_tokens = settings.max_num_batched_tokens,
+                          .max_model_len = job.max_model_len,
+                          .block_size = settings.block_size,
+                          .kv_dtype = job.types.kv,
+                          .activation = job.types.activation,
+                          .enforce_eager = !job.tuning.cuda_graphs,
+                          .graph_sizes = job.tuning.graph_sizes,
+                          .pdl_rows = job.tuning.pdl_max_batch,
+                          .plan_cache = [planned, request = job.request](const MeasuredMemory& measured) {
+                            *planned = true;
+                            return plan_cache(measured, request);
+                          }});
+  if (!runner && !*planned && is_of_device(runner.error()))
+    return with_smaller_steps(std::move(runner).error(), settings.max_num_seqs,
+                              settings.max_num_batched_tokens, job.request);
+  return runner;
 }
 
 }  // namespace
@@ -125,22 +154,24 @@ Result<LoadedRunner> load_on_gpu(const Config& config, const Checkpoint& checkpo
                                  std::unique_ptr<cuda::Gpu> gpu, const GpuInfo& info) {
   const GpuTuning tuning = resolve_tuning(config.gpu, info);
   if (!tuning.warning.empty()) log::warn("{}", tuning.warning);
+  DI_TRY(check_model(checkpoint.config));
+  DI_TRY(check_block_size(config.gpu.block_size));
+  DI_ASSIGN(const Types types, types_of(config, checkpoint.config, tuning));
+  DI_ASSIGN(const int max_model_len, wanted_model_len(config, checkpoint.config));
+  const Job job{config, checkpoint,    tuning,
+                types,  max_model_len, memory_request(config, info, tuning, checkpoint, types.kv)};
   try {
-    DI_ASSIGN(std::unique_ptr<CudaRunner> runner,
-              make_runner(config, checkpoint, std::move(gpu), info, tuning));
+    DI_ASSIGN(std::unique_ptr<CudaRunner> runner, make_runner(job, std::move(gpu)));
     const DType kv = runner->info().groups.front().dtype;
     log_memory(info, *runner, kv);
     std::string kernels =
         fmt::format("{} {} {}", info.name, to_string(*info.capability), deepinfer::info(kv).name);
     return LoadedRunner{std::move(runner), std::move(kernels)};
   } catch (const cuda::CudaError& fault) {
-    return make_error(ErrorCode::kMemory, "GPU {} ({}): {}", info.id, info.name, fault.what());
+    return make_error(ErrorCode::kMemory, "{}: {}", job.request.gpu, fault.what());
   } catch (const cuda::CudaOutOfMemory& fault) {
-    return make_error(ErrorCode::kMemory,
-                      "GPU {} ({}): out of memory while the model was loaded: {}: set gpu.max_num_seqs or "
-                      "gpu.max_num_batched_tokens lower, or end what else holds the GPU's memory{}",
-                      info.id, info.name, fault.what(),
-                      info.processes.empty() ? "" : ": " + processes_text(info));
+    return make_error(ErrorCode::kMemory, "{}: out of memory while the model was loaded: {}", job.request.gpu,
+                      fault.what());
   }
 }
 

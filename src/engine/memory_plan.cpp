@@ -72,7 +72,8 @@ Room room_of(const MeasuredMemory& m, const MemoryRequest& r) {
   room.used = m.weights + m.fixed + m.step + m.graphs + m.later_graphs;
   room.by_share = minus(room.share, room.used);
   const bool given = r.kv_cache_memory_bytes > 0;
-  room.by_free = minus(m.free + m.mapped, m.later_graphs + (given ? 0 : r.headroom));
+  // The cache and the history of tokens are each mapped in whole units.
+  room.by_free = minus(m.free + m.mapped, m.later_graphs + 2 * m.granularity + (given ? 0 : r.headroom));
   room.cache = given ? static_cast<size_t>(r.kv_cache_memory_bytes) : std::min(room.by_share, room.by_free);
   room.cache -= room.cache % m.granularity;
   return room;
@@ -104,7 +105,7 @@ std::vector<std::string> remedies_for(const MeasuredMemory& m, const MemoryReque
   // What the other parts would have to give up.
   const size_t missing = std::max(minus(room.used + need, room.share),
                                   minus(need + m.later_graphs + r.headroom, m.free + m.mapped)) +
-                         m.granularity;
+                         3 * m.granularity;
   const auto fits = static_cast<int64_t>(room.cache / m.block_bytes) * m.block_size;
   if (fits >= kLeastContext && fits < m.max_model_len)
     out.push_back(fmt::format("a shorter context: model.max_model_len {} or less", fits));
@@ -194,6 +195,23 @@ Result<void> check_weights(size_t weights, size_t free, size_t total, const Memo
       r.gpu, size_text(weights), size_text(share), size_text(free), size_text(total), list_text(remedies));
 }
 
+Error with_smaller_steps(Error error, int max_num_seqs, int max_num_batched_tokens, const MemoryRequest& r) {
+  std::vector<std::string> remedies;
+  if (max_num_batched_tokens > 256 || max_num_seqs > 8)
+    remedies.push_back(fmt::format(
+        "smaller steps and fewer sequences: gpu.max_num_batched_tokens {} and "
+        "gpu.max_num_seqs {} (now {} and {})",
+        std::max(max_num_batched_tokens / 4, std::min(max_num_batched_tokens, 256)),
+        std::max(max_num_seqs / 4, std::min(max_num_seqs, 8)), max_num_batched_tokens, max_num_seqs));
+  if (!r.holders.empty())
+    remedies.push_back(fmt::format("end what else holds the GPU's memory: {}", r.holders));
+  if (r.quantization_possible)
+    remedies.push_back("quantization: the same model as a GGUF file of Q8_0 or Q4_0");
+  if (remedies.empty()) remedies.push_back("a smaller model, or a GPU with more memory");
+  error.message += ". What takes less:" + list_text(remedies);
+  return error;
+}
+
 Result<CachePlan> plan_cache(const MeasuredMemory& m, const MemoryRequest& r) {
   DI_CHECK(m.block_bytes > 0 && m.block_size > 0 && m.granularity > 0 && m.max_model_len > 0,
            "block of {} bytes, {} tokens, granularity {}, length {}", m.block_bytes, m.block_size,
@@ -208,8 +226,6 @@ Result<CachePlan> plan_cache(const MeasuredMemory& m, const MemoryRequest& r) {
   const int64_t blocks = std::min(static_cast<int64_t>(room.cache / m.block_bytes), m.max_blocks);
   const int context = r.auto_max_model_len ? std::min(m.max_model_len, kLeastContext) : m.max_model_len;
   const int64_t blocks_of_one = (context + m.block_size - 1) / m.block_size;
-  DI_CHECK(m.max_blocks >= blocks_of_one, "addresses for {} blocks, one sequence has {}", m.max_blocks,
-           blocks_of_one);
   if (blocks < blocks_of_one)
     return does_not_fit(m, r, room, in_whole_units(static_cast<size_t>(blocks_of_one) * m.block_bytes, m),
                         context);

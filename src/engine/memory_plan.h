@@ -34,6 +34,10 @@ Result<void> check_free_memory(size_t free, size_t total, const MemoryRequest& r
 // Before weights of about so many bytes are copied.
 Result<void> check_weights(size_t weights, size_t free, size_t total, const MemoryRequest& request);
 
+// An allocation failed before there was anything to plan with: adds what takes less.
+Error with_smaller_steps(Error error, int max_num_seqs, int max_num_batched_tokens,
+                         const MemoryRequest& request);
+
 // After the largest step ran.
 Result<CachePlan> plan_cache(const MeasuredMemory& measured, const MemoryRequest& request);
 

@@ -145,7 +145,11 @@ Result<Buffer> Gpu::allocate(size_t bytes) {
   if (bytes == 0) return Buffer();
   void* p = nullptr;
   const cudaError_t code = cudaMalloc(&p, bytes);
-  if (code == cudaErrorMemoryAllocation) return not_enough(*this, "device memory", bytes);
+  if (code == cudaErrorMemoryAllocation) {
+    // Who cannot go on frees what it has, and copies may still be on their way there.
+    synchronize();
+    return not_enough(*this, "device memory", bytes);
+  }
   DI_CUDA_CHECK(code);
   return Buffer::adopt(static_cast<std::byte*>(p), bytes, std::shared_ptr<const void>(p, [](const void* q) {
                          (void)cudaFree(const_cast<void*>(q));
@@ -158,6 +162,7 @@ Result<Buffer> Gpu::allocate_pinned(size_t bytes) {
   const cudaError_t code = cudaHostAlloc(&p, bytes, cudaHostAllocDefault);
   if (code == cudaErrorMemoryAllocation) {
     (void)cudaGetLastError();
+    synchronize();
     return make_error(ErrorCode::kMemory, "memory: the system refused {} bytes of pinned memory (ulimit -l)",
                       bytes);
   }

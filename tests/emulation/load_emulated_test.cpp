@@ -1,0 +1,213 @@
+// Llm::load on emulated cards: which device is taken, what is refused and in which words, and that a tiny
+// model answers as on the CPU.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <condition_variable>
+#include <cstdlib>
+#include <filesystem>
+#include <mutex>
+
+#include "emulation/emulated_gpu.h"
+#include "engine/llm.h"
+
+namespace deepinfer {
+namespace {
+
+namespace fs = std::filesystem;
+using emulation::MachineConfig;
+using testing::HasSubstr;
+
+constexpr size_t kMiB = 1 << 20;
+
+class Load : public testing::Test {
+ protected:
+  // NVML is there and knows no card, as in a container without its capability: CUDA itself is asked.
+  void SetUp() override {
+    setenv("DEEPINFER_CUDA_LIB_DIR", FAKE_NVML_DIR, 1);
+    setenv("FAKE_NVML", "init=9", 1);
+    emulation::reset_machine();
+    config_.model.name = (fs::path(DI_SOURCE_DIR) / "tests/golden/tiny_llama/base").string();
+    config_.gpu.device = "cuda";
+    config_.gpu.max_num_seqs = 2;
+    config_.gpu.max_num_batched_tokens = 32;
+    config_.gpu.kv_cache_memory_bytes = 4 * kMiB;
+    config_.cpu.threads = 1;
+  }
+  void TearDown() override {
+    unsetenv("DEEPINFER_CUDA_LIB_DIR");
+    unsetenv("FAKE_NVML");
+  }
+
+  std::string error() {
+    const auto llm = Llm::load(config_);
+    EXPECT_FALSE(llm.ok());
+    if (llm) return "";
+    EXPECT_EQ(llm.error().code, code_);
+    return llm.error().message;
+  }
+
+  Config config_;
+  ErrorCode code_ = ErrorCode::kMemory;
+};
+
+// Greedy tokens with their log-probabilities.
+std::vector<OutputToken> generate(Engine& engine, std::vector<int32_t> prompt, int count) {
+  EngineRequest request{.prompt = std::move(prompt)};
+  request.sampling.temperature = 0;
+  request.sampling.max_tokens = count;
+  request.sampling.ignore_eos = true;
+  request.sampling.logprobs = 0;
+  std::vector<OutputToken> tokens;
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool done = false;
+  const auto id = engine.submit(request, [&](const OutputEvent& e) {
+    const std::lock_guard lock(mutex);
+    tokens.insert(tokens.end(), e.tokens.begin(), e.tokens.end());
+    if (e.error != nullptr) ADD_FAILURE() << e.error->message;
+    done = e.finish != FinishReason::kNone;
+    changed.notify_all();
+  });
+  EXPECT_TRUE(id.ok());
+  std::unique_lock lock(mutex);
+  changed.wait(lock, [&] { return done || !id; });
+  return tokens;
+}
+
+TEST_F(Load, AnswersAsTheCpuDoes) {
+  const std::vector<int32_t> prompt = {5, 17, 200, 31, 8, 99, 150, 3, 42, 7, 301, 64, 12, 11, 90, 222, 18, 5};
+  auto on_gpu = Llm::load(config_);
+  ASSERT_TRUE(on_gpu.ok()) << on_gpu.error().message;
+  config_.gpu.device = "cpu";
+  auto on_cpu = Llm::load(config_);
+  ASSERT_TRUE(on_cpu.ok()) << on_cpu.error().message;
+  EXPECT_NE((*on_gpu)->fingerprint, (*on_cpu)->fingerprint);
+  EXPECT_EQ((*on_gpu)->max_model_len, 256);
+  const auto a = generate(*(*on_gpu)->engine, prompt, 6), b = generate(*(*on_cpu)->engine, prompt, 6);
+  ASSERT_EQ(a.size(), 6u);
+  ASSERT_EQ(b.size(), 6u);
+  // The first token has the same input on both; bfloat16 activations of a tiny model move its logits little.
+  EXPECT_EQ(a[0].id, b[0].id);
+  EXPECT_NEAR(a[0].logprob, b[0].logprob, 0.05);
+}
+
+TEST_F(Load, AutoTakesTheGpu) {
+  config_.gpu.device = "auto";
+  const auto llm = Llm::load(config_);
+  ASSERT_TRUE(llm.ok()) << llm.error().message;
+  EXPECT_GT(emulation::machine_counts().kernels, 0);
+}
+
+TEST_F(Load, AutoTakesTheCpuWhereThereIsNone) {
+  for (const MachineConfig& machine :
+       {MachineConfig{.device_count = 0}, MachineConfig{.driver_version = 0},
+        MachineConfig{.driver_version = 12040}, MachineConfig{.major = 7, .minor = 5}}) {
+    emulation::reset_machine(machine);
+    config_.gpu.device = "auto";
+    const auto llm = Llm::load(config_);
+    ASSERT_TRUE(llm.ok()) << llm.error().message;
+    EXPECT_EQ(emulation::machine_counts().kernels, 0);
+  }
+}
+
+TEST_F(Load, ANamedGpuThatCannotBeUsed) {
+  emulation::reset_machine({.major = 7, .minor = 5});
+  EXPECT_THAT(error(), HasSubstr("compute capability 7.5"));
+  emulation::reset_machine({.device_count = 2});
+  config_.gpu.device = "cuda:2";
+  const std::string text = error();
+  EXPECT_THAT(text, HasSubstr("got cuda:2, but CUDA sees 2 GPUs"));
+  EXPECT_THAT(text, HasSubstr("cuda:0, cuda:1"));
+}
+
+TEST_F(Load, TheSecondGpu) {
+  emulation::reset_machine({.device_count = 2});
+  config_.gpu.device = "cuda:1";
+  const auto llm = Llm::load(config_);
+  ASSERT_TRUE(llm.ok()) << llm.error().message;
+}
+
+TEST_F(Load, TooLittleFreeMemoryNamesWhoHoldsIt) {
+  emulation::reset_machine({.name = "Card", .total_memory = 1024 * kMiB, .used_by_others = 512 * kMiB});
+  setenv("FAKE_NVML", "driver=580.1;cuda=13000;gpu=Card|GPU-1|1024|512|9.0|0|0|0|0|4194303:500", 1);
+  config_.gpu.kv_cache_memory_bytes = 0;
+  config_.gpu.gpu_memory_utilization = 0.9;
+  const std::string text = error();
+  for (const char* part : {"GPU 0 (Card)", "gpu.gpu_memory_utilization 0.90 asks for 0.90 GiB of 1.00 GiB",
+                           "only 0.5", "held by pid 4194303 0.5 GiB", "gpu.gpu_memory_utilization 0.5"})
+    EXPECT_THAT(text, HasSubstr(part));
+}
+
+TEST_F(Load, AContextThatDoesNotFit) {
+  config_.gpu.kv_cache_memory_bytes = 2 * kMiB;
+  config_.gpu.max_num_seqs = 1;
+  config_.model.max_model_len = 256;
+  // 2 layers x 2 heads x 16 x 2 values of 2 bytes: 256 B a token. 2 MiB hold more than the model's context.
+  EXPECT_TRUE(Llm::load(config_).ok());
+  emulation::reset_machine({.total_memory = 64 * kMiB});
+  config_.gpu.kv_cache_memory_bytes = 60 * kMiB;
+  const std::string text = error();
+  EXPECT_THAT(text, HasSubstr("gpu.kv_cache_memory_bytes"));
+}
+
+TEST_F(Load, WeightsThatDoNotFit) {
+  emulation::reset_machine({.name = "Card", .total_memory = 8 * kMiB, .used_by_others = 8 * kMiB - 65536});
+  config_.gpu.kv_cache_memory_bytes = 1;
+  const std::string text = error();
+  EXPECT_THAT(text, HasSubstr("the model does not fit: its weights need"));
+  EXPECT_THAT(text, HasSubstr("What would fit:"));
+}
+
+// Whichever allocation fails: a Result that says what, never a crash, and nothing stays behind.
+TEST_F(Load, EachAllocationMayFail) {
+  config_.gpu.enforce_eager = true;
+  config_.gpu.max_num_batched_tokens = 4;
+  int failed = 0;
+  for (int n = 0; n < 200; ++n) {
+    emulation::reset_machine();
+    emulation::fail_allocation(n);
+    const auto llm = Llm::load(config_);
+    if (llm) break;
+    EXPECT_EQ(llm.error().code, ErrorCode::kMemory) << llm.error().message;
+    EXPECT_THAT(llm.error().message,
+                testing::AnyOf(HasSubstr("GPU 0 (Emulated GPU)"), HasSubstr("pinned memory")));
+    EXPECT_EQ(emulation::machine_counts().live_allocations, 0);
+    ++failed;
+  }
+  EXPECT_GT(failed, 10);
+}
+
+TEST_F(Load, AKernelThatFaultsAtStart) {
+  emulation::fail_kernel(3);
+  EXPECT_THAT(error(), HasSubstr("GPU 0 (Emulated GPU)"));
+}
+
+TEST_F(Load, SettingsThatAGpuDoesNotTake) {
+  code_ = ErrorCode::kConfig;
+  config_.gpu.block_size = 24;
+  EXPECT_THAT(error(), HasSubstr("gpu.block_size: got 24, expected 16, 32, 64 or 128"));
+  config_.gpu.block_size = 16;
+  config_.model.dtype = "float32";
+  EXPECT_THAT(error(), HasSubstr("model.dtype: got float32, expected auto, bfloat16 or float16"));
+  config_.model.dtype = "float16";
+  config_.gpu.kv_cache_dtype = "bfloat16";
+  EXPECT_THAT(error(), HasSubstr("gpu.kv_cache_dtype: got bfloat16, expected auto, fp8 or float16"));
+  config_.model.dtype = "auto";
+  config_.gpu.kv_cache_dtype = "auto";
+  config_.model.max_model_len = 100000;
+  EXPECT_THAT(error(), HasSubstr("model.max_model_len: got 100000, expected at most 256"));
+}
+
+TEST_F(Load, OtherTypesAndSizes) {
+  config_.model.dtype = "float16";
+  config_.gpu.kv_cache_dtype = "fp8";
+  config_.gpu.block_size = 32;
+  config_.gpu.enforce_eager = true;
+  const auto llm = Llm::load(config_);
+  ASSERT_TRUE(llm.ok()) << llm.error().message;
+  EXPECT_EQ(generate(*(*llm)->engine, {1, 2, 3}, 3).size(), 3u);
+}
+
+}  // namespace
+}  // namespace deepinfer
