@@ -317,7 +317,7 @@ class RowSampler : Block<kThreads> {
 
 // Block b < rows: row b, unless it is changed. The others: changed rows, in turn.
 template <int kThreads>
-__global__ void __launch_bounds__(kThreads) sample_rows(const __grid_constant__ Args args) {
+__global__ void __launch_bounds__(kThreads, 1) sample_rows(const __grid_constant__ Args args) {
   grid_dependency_wait();
   grid_launch_dependents();
   const auto block = static_cast<int32_t>(blockIdx.x);

@@ -60,10 +60,11 @@ struct Logits {
     if (mask != nullptr && !(mask[i / 32] >> (i % 32) & 1)) return kNone;
     return clean(x[i]);
   }
+  __device__ bool aligned() const { return reinterpret_cast<uintptr_t>(x) % 16 == 0; }
   // Tokens i to i + 3 (i a multiple of 4) as far as they are below `end`; the others are not set.
   __device__ void load4(int32_t i, int32_t end, float (&v)[4]) const {
     if (i >= end) return;
-    if (i + 4 <= vocab && reinterpret_cast<uintptr_t>(x) % 16 == 0) {
+    if (i + 4 <= vocab && aligned()) {
       const Bits128 bits = load_128(x + i);
 #pragma unroll
       for (int j = 0; j < 4; ++j) v[j] = bit_cast<float>(bits.x[j]);
@@ -140,19 +141,26 @@ struct Block {
   // use(id, logit) for every token; a thread sees its tokens in ascending order.
   template <class Use>
   static __device__ void for_each(const Logits& row, Use use) {
-    constexpr int kAhead = 2;  // loads on their way
-    const int32_t size = segment(row.vocab);
-    const int32_t begin = warp() * size, end = minimum(row.vocab, begin + size);
-    for (int32_t i = begin + lane() * 4; i < end; i += kAhead * 128) {
-      float v[kAhead][4];
+    constexpr int kAhead = 4;  // loads on their way
+    const int32_t size = segment(row.vocab), begin = warp() * size, end = minimum(row.vocab, begin + size);
+    int32_t i = begin + lane() * 4;
+    if (row.mask == nullptr && row.aligned()) {
+      for (; i + (kAhead - 1) * 128 + 4 <= end; i += kAhead * 128) {
+        Bits128 bits[kAhead];
 #pragma unroll
-      for (int a = 0; a < kAhead; ++a) row.load4(i + a * 128, end, v[a]);
+        for (int a = 0; a < kAhead; ++a) bits[a] = load_128(row.x + i + a * 128);
 #pragma unroll
-      for (int a = 0; a < kAhead; ++a) {
+        for (int a = 0; a < kAhead; ++a) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
-          if (i + a * 128 + j < end) use(i + a * 128 + j, v[a][j]);
+          for (int j = 0; j < 4; ++j) use(i + a * 128 + j, clean(bit_cast<float>(bits[a].x[j])));
+        }
       }
+    }
+    for (; i < end; i += 128) {
+      float v[4];
+      row.load4(i, end, v);
+      for (int j = 0; j < 4; ++j)
+        if (i + j < end) use(i + j, v[j]);
     }
   }
 
