@@ -90,12 +90,14 @@ GpuReport GpuDetector::detect() {
   GpuReport report;
   if (!nvml_) {
     Result<Nvml> opened = Nvml::open(options_.folders);
+    report.nvml = opened || opened.error().code != ErrorCode::kUnavailable;
     if (!opened) {
       report.message = why_no_nvml(opened.error());
       return report;
     }
     nvml_.emplace(std::move(*opened));
   }
+  report.nvml = true;
   report.driver_version = nvml_->driver_version();
   report.cuda_version = nvml_->cuda_version();
   const Result<int> count = nvml_->count();

@@ -41,6 +41,7 @@ struct GpuReport {
   std::vector<GpuInfo> gpus;                  // the visible ones, in the order of their ids
   std::optional<std::string> driver_version;  // "580.82.07"
   std::optional<int> cuda_version;            // the newest that the driver runs: 13000 for 13.0
+  bool nvml = false;                          // NVML was there to be asked
   std::string message;                        // why there is no usable GPU; empty: there is one
 };
 

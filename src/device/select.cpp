@@ -27,6 +27,12 @@ const GpuInfo* first_usable(const GpuReport& report) {
   return at == report.gpus.end() ? nullptr : &*at;
 }
 
+DeviceChoice chosen(const GpuInfo& gpu, const GpuReport& report) {
+  const auto usable = std::count_if(report.gpus.begin(), report.gpus.end(),
+                                    [](const GpuInfo& g) { return g.problem.empty(); });
+  return {gpu, "", static_cast<int>(usable) - 1};
+}
+
 Result<DeviceChoice> named_gpu(std::string_view setting, const GpuReport& report) {
   if (report.gpus.empty())
     return make_error(ErrorCode::kMemory, "gpu.device: got {}, but {}; {}", setting, report.message, kOrCpu);
@@ -44,7 +50,7 @@ Result<DeviceChoice> named_gpu(std::string_view setting, const GpuReport& report
   if (gpu == nullptr) gpu = &report.gpus.front();
   if (!gpu->problem.empty())
     return make_error(ErrorCode::kMemory, "gpu.device: got {}, but {}; {}", setting, gpu->problem, kOrCpu);
-  return DeviceChoice{*gpu, ""};
+  return chosen(*gpu, report);
 }
 
 }  // namespace
@@ -56,14 +62,14 @@ bool wants_detection(std::string_view setting, bool cuda_built) {
 Result<DeviceChoice> choose_device(std::string_view setting, const GpuReport& report, bool cuda_built) {
   if (setting == "cpu") return DeviceChoice{};
   if (!cuda_built) {
-    if (setting == "auto") return DeviceChoice{std::nullopt, kNoCuda};
+    if (setting == "auto") return DeviceChoice{std::nullopt, kNoCuda, 0};
     return make_error(ErrorCode::kMemory,
                       "gpu.device: got {}, but {}: build with CUDA, or set gpu.device to auto or cpu",
                       setting, kNoCuda);
   }
   if (setting != "auto") return named_gpu(setting, report);
-  if (const GpuInfo* gpu = first_usable(report)) return DeviceChoice{*gpu, ""};
-  return DeviceChoice{std::nullopt, report.message};
+  if (const GpuInfo* gpu = first_usable(report)) return chosen(*gpu, report);
+  return DeviceChoice{std::nullopt, report.message, 0};
 }
 
 }  // namespace deepinfer

@@ -13,6 +13,7 @@ namespace deepinfer {
 struct DeviceChoice {
   std::optional<GpuInfo> gpu;  // unset: the CPU
   std::string reason;          // with auto: why it is the CPU, for the log; else empty
+  int others = 0;              // further GPUs that could be used
 };
 
 // `setting`: auto, cpu, cuda or cuda:N. auto takes the first usable GPU, else the CPU; the others get what

@@ -9,12 +9,8 @@ namespace {
 
 GpuReport detect() {
   GpuReport report = GpuDetector().detect();
-  if (!report.gpus.empty()) return report;
   // A container may have CUDA and not NVML. Then the facts come when the device is opened.
-  const int count = cuda::device_count();
-  for (int i = 0; i < count; ++i) report.gpus.push_back({.id = i});
-  if (count > 0) report.message.clear();
-  return report;
+  return report.nvml ? report : without_nvml(std::move(report), cuda::device_count());
 }
 
 // What the device itself says stands above what NVML said.
@@ -25,6 +21,12 @@ void take_facts(const cuda::GpuFacts& facts, GpuInfo& gpu) {
 }
 
 }  // namespace
+
+GpuReport without_nvml(GpuReport report, int device_count) {
+  for (int i = 0; i < device_count; ++i) report.gpus.push_back({.id = i});
+  if (device_count > 0) report.message.clear();
+  return report;
+}
 
 Result<DeviceChoice> find_device(const std::string& setting) {
   const bool built = cuda::built();
@@ -46,6 +48,13 @@ Result<std::unique_ptr<cuda::Gpu>> open_device(const Config& config, DeviceChoic
     }
   }
   if (!choice.gpu && !choice.reason.empty()) log::info("running on the CPU: {}", choice.reason);
+  if (!choice.gpu && config.gpu.nvidia_5090_optimizations)
+    log::warn("gpu.nvidia_5090_optimizations: does nothing on the CPU");
+  if (choice.gpu && choice.others > 0)
+    log::info(
+        "{} more GPU{} could be used: a model that fits one card is served fastest by a server for each "
+        "(gpu.device: cuda:N, or CUDA_VISIBLE_DEVICES)",
+        choice.others, choice.others == 1 ? "" : "s");
   return gpu;
 }
 

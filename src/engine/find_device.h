@@ -15,6 +15,9 @@ namespace deepinfer {
 // kMemory when the named device cannot be used.
 Result<DeviceChoice> find_device(const std::string& setting);
 
+// What is known of so many devices of CUDA when there is no NVML to ask: that they are there.
+GpuReport without_nvml(GpuReport report, int device_count);
+
 // That GPU, opened; null: the CPU, and the log says why. `choice.gpu` gets the facts that the device itself
 // tells.
 Result<std::unique_ptr<cuda::Gpu>> open_device(const Config& config, DeviceChoice& choice);

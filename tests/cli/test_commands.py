@@ -239,6 +239,13 @@ def test_auto_takes_the_cpu_and_says_why(deepinfer, default_model, build_dir, ha
     assert (reason if has_cuda else "no CUDA backend") in line
 
 
+def test_the_settings_of_a_5090_do_nothing_on_the_cpu(deepinfer, default_model):
+    done = call(deepinfer, "run", "--model", default_model, "--device", "cpu", "--nvidia-5090-optimizations",
+                "--max-tokens", 2, "hi")
+    assert done.returncode == 0, done
+    assert "nvidia_5090_optimizations: does nothing on the CPU" in done.stderr
+
+
 def test_settings_of_the_device_that_was_found(deepinfer, build_dir, has_cuda):
     env = fake_gpus(build_dir, GOOD_DRIVER + RTX_4090)
 

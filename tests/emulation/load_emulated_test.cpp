@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "emulation/emulated_gpu.h"
+#include "engine/find_device.h"
 #include "engine/llm.h"
 
 namespace deepinfer {
@@ -19,13 +20,15 @@ using emulation::MachineConfig;
 using testing::HasSubstr;
 
 constexpr size_t kMiB = 1 << 20;
+// What NVML says of the emulated machine: nothing but that it has the card.
+constexpr const char* kOneCard = "driver=580.1;cuda=13000;gpu=Emulated GPU|GPU-1";
+constexpr const char* kTwoCards = "driver=580.1;cuda=13000;gpu=Emulated GPU|GPU-1;gpu=Emulated GPU|GPU-2";
 
 class Load : public testing::Test {
  protected:
-  // NVML is there and knows no card, as in a container without its capability: CUDA itself is asked.
   void SetUp() override {
     setenv("DEEPINFER_CUDA_LIB_DIR", FAKE_NVML_DIR, 1);
-    setenv("FAKE_NVML", "init=9", 1);
+    setenv("FAKE_NVML", kOneCard, 1);
     emulation::reset_machine();
     config_.model.name = (fs::path(DI_SOURCE_DIR) / "tests/golden/tiny_llama/base").string();
     config_.gpu.device = "cuda";
@@ -99,6 +102,17 @@ TEST_F(Load, AutoTakesTheGpu) {
   EXPECT_GT(emulation::machine_counts().kernels, 0);
 }
 
+TEST_F(Load, WithoutNvmlCudaIsAsked) {
+  const GpuReport none = without_nvml({.message = "no NVIDIA driver"}, 0);
+  EXPECT_TRUE(none.gpus.empty());
+  EXPECT_EQ(none.message, "no NVIDIA driver");
+  const GpuReport two = without_nvml({.message = "no NVIDIA driver"}, 2);
+  ASSERT_EQ(two.gpus.size(), 2u);
+  EXPECT_EQ(two.gpus[1].id, 1);
+  EXPECT_EQ(two.message, "");
+}
+
+// NVML knows a card, but CUDA cannot use it.
 TEST_F(Load, AutoTakesTheCpuWhereThereIsNone) {
   for (const MachineConfig& machine :
        {MachineConfig{.device_count = 0}, MachineConfig{.driver_version = 0},
@@ -115,14 +129,16 @@ TEST_F(Load, ANamedGpuThatCannotBeUsed) {
   emulation::reset_machine({.major = 7, .minor = 5});
   EXPECT_THAT(error(), HasSubstr("compute capability 7.5"));
   emulation::reset_machine({.device_count = 2});
+  setenv("FAKE_NVML", kTwoCards, 1);
   config_.gpu.device = "cuda:2";
   const std::string text = error();
   EXPECT_THAT(text, HasSubstr("got cuda:2, but CUDA sees 2 GPUs"));
-  EXPECT_THAT(text, HasSubstr("cuda:0, cuda:1"));
+  EXPECT_THAT(text, HasSubstr("cuda:0 (Emulated GPU), cuda:1 (Emulated GPU)"));
 }
 
 TEST_F(Load, TheSecondGpu) {
   emulation::reset_machine({.device_count = 2});
+  setenv("FAKE_NVML", kTwoCards, 1);
   config_.gpu.device = "cuda:1";
   const auto llm = Llm::load(config_);
   ASSERT_TRUE(llm.ok()) << llm.error().message;
@@ -197,6 +213,19 @@ TEST_F(Load, SettingsThatAGpuDoesNotTake) {
   config_.gpu.kv_cache_dtype = "auto";
   config_.model.max_model_len = 100000;
   EXPECT_THAT(error(), HasSubstr("model.max_model_len: got 100000, expected at most 256"));
+}
+
+TEST_F(Load, TheSettingsOfA5090) {
+  emulation::reset_machine({.name = "NVIDIA GeForce RTX 5090", .major = 12});
+  config_.gpu.nvidia_5090_optimizations = true;  // fp8 for the KV cache, graphs of the 5090's sizes
+  config_.gpu.max_num_seqs = 3;
+  const auto with = Llm::load(config_);
+  ASSERT_TRUE(with.ok()) << with.error().message;
+  EXPECT_EQ(generate(*(*with)->engine, {1, 2, 3}, 3).size(), 3u);
+  config_.gpu.nvidia_5090_optimizations = false;
+  const auto without = Llm::load(config_);
+  ASSERT_TRUE(without.ok()) << without.error().message;
+  EXPECT_NE((*with)->fingerprint, (*without)->fingerprint);  // the cache's type is in it
 }
 
 TEST_F(Load, OtherTypesAndSizes) {

@@ -103,6 +103,7 @@ TEST_F(Detector, DriverNotLoadedThenLoaded) {
 
 TEST_F(Detector, OtherFailuresOfInitialization) {
   EXPECT_THAT(detect("init=18").message, HasSubstr("restart the machine"));
+  EXPECT_TRUE(detect("init=18").nvml);
   EXPECT_THAT(detect("init=4").message, HasSubstr("/dev/nvidia"));
   EXPECT_THAT(detect("init=999").message, HasSubstr("Unknown Error"));
 }

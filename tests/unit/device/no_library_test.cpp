@@ -29,6 +29,7 @@ TEST_F(NoLibrary, NoDriver) {
   EXPECT_TRUE(report.gpus.empty());
   EXPECT_THAT(report.message, HasSubstr("no NVIDIA driver"));
   EXPECT_THAT(report.message, HasSubstr("580"));
+  EXPECT_FALSE(report.nvml);
 }
 
 TEST_F(NoLibrary, AContainerWithoutTheLibrary) {

@@ -28,6 +28,10 @@ TEST(SelectDevice, AutoTakesTheFirstUsableGpu) {
   ASSERT_TRUE(choice.ok() && choice->gpu);
   EXPECT_EQ(choice->gpu->id, 1);
   EXPECT_EQ(choice->reason, "");
+  EXPECT_EQ(choice->others, 0);
+  GpuReport three = two_cards();
+  three.gpus.push_back({.id = 2, .name = "New"});
+  EXPECT_EQ(choose_device("auto", three, true)->others, 1);
 }
 
 TEST(SelectDevice, AutoFallsBackToTheCpuAndSaysWhy) {
