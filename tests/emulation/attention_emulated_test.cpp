@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "backend/cuda/attention.h"
+#include "backend/cuda/scratch.h"
 #include "emulation/device_step.h"
 
 namespace deepinfer::test {
@@ -131,15 +132,22 @@ struct World {
 constexpr uint16_t kUnwritten = 0x7ff7;
 
 // The whole step's output, [T, heads, dim_v], as bits.
-std::vector<uint16_t> run(World& w, bool deterministic = false, bool all_prefill = false) {
+struct How {
+  bool deterministic = false;
+  bool all_prefill = false;  // decode rows too go to the kernel for chunks
+  bool pdl = false;
+};
+
+std::vector<uint16_t> run(World& w, How how = {}) {
   const Case& c = w.c;
-  CudaMachine m(c.activation, deterministic, 0);
+  CudaMachine m(c.activation, how.deterministic, 256);
+  m.gpu->pdl = how.pdl;
   Batch batch(w.batch_rows);
   for (size_t row = 0; row < c.rows.size(); ++row)
     if (c.rows[row].padding)
       for (int t = batch.row_start[row]; t < batch.row_start[row + 1]; ++t) batch.position[t] = -1;
   DeviceStep step(m, batch, {.max_blocks = 0, .max_context = c.max_context});
-  if (all_prefill) step.device.decode_rows = 0;
+  if (how.all_prefill) step.device.decode_rows = 0;
   const DeviceArray<std::byte> cache(m, w.cache);
   const DeviceArray<uint16_t> q(m, w.q);
   const size_t wanted = size_t(batch.step.num_tokens) * c.heads * c.dim_v, guard = 64;
@@ -303,13 +311,58 @@ INSTANTIATE_TEST_SUITE_P(
              .dim_k = 16,
              .dim_v = 16,
              .rows = std::vector<RowSpec>(35, RowSpec{3, 2})},
+        Case{.name = "short_chunk_behind_much", .dim_k = 32, .dim_v = 32, .rows = {{400, 3}, {90, 5}}},
+        Case{.name = "short_chunk_window_fp8",
+             .dim_k = 24,
+             .dim_v = 40,
+             .fp8 = true,
+             .block_size = 32,
+             .window = 200,
+             .rows = {{0, 1, true}, {400, 7}, {0, 2}},
+             .max_context = 3000},
         Case{.name = "long_chunk", .heads = 3, .kv_heads = 1, .dim_k = 16, .dim_v = 16, .rows = {{17, 150}}}),
     [](const auto& i) { return i.param.name; });
+
+// Through ops: what the layer's parameters become, and scratch of no more than was asked for.
+TEST(CudaAttentionOperation, TakesALayersCache) {
+  for (const bool deterministic : {false, true}) {
+    const Case c{.name = "operation", .window = 40, .rows = {{70}, {0, 1, true}, {600}, {5, 40}}};
+    World w(c, 31);
+    const KvGroupSpec spec{.kind = KvGroupSpec::Kind::kWindow,
+                           .window = c.window,
+                           .num_layers = 1,
+                           .kv_heads = c.kv_heads,
+                           .head_dim_k = c.dim_k,
+                           .head_dim_v = c.dim_v,
+                           .dtype = c.activation};
+    CudaMachine sizes(c.activation, deterministic, 256);
+    const int64_t width = int64_t{c.heads} * c.dim_v;
+    CudaMachine m(c.activation, deterministic, cuda::attention_scratch(sizes.context, 43, width) + 256);
+    Batch batch(w.batch_rows);
+    batch.position[1] = -1;
+    DeviceStep step(m, batch);
+    const DeviceArray<std::byte> cache(m, w.cache);
+    const int64_t tokens = batch.step.num_tokens;
+    const DeviceArray<uint16_t> q(m, w.q), out(m, std::vector<uint16_t>(tokens * width, kUnwritten));
+    const KvLayer layer{
+        .base = cache.data(), .block_stride = w.block_stride(), .block_size = 16, .spec = spec};
+    ops::attention(
+        m.context,
+        {.batch = &batch.step,
+         .q = make_tensor(q.data(), c.activation, {tokens, int64_t{c.heads} * c.dim_k}, m.context.device),
+         .kv = layer,
+         .heads = c.heads,
+         .scale = w.scale(),
+         .out = make_tensor(out.data(), c.activation, {tokens, width}, m.context.device)});
+    EXPECT_EQ(m.arena.used(), 0u);
+    compare(w, out.read());
+  }
+}
 
 // Without a cut at fixed positions too: a step of one kind is close to the same tokens as another kind.
 TEST(CudaAttentionKinds, DecodeRowsAsChunks) {
   World w({.name = "kinds", .dim_k = 32, .dim_v = 32, .rows = {{70}, {1}, {33}}}, 3);
-  compare(w, run(w, false, true));
+  compare(w, run(w, {.all_prefill = true}));
 }
 
 // A token's bits with gpu.deterministic: as part of a chunk, of another chunk, alone, and next to others.
@@ -323,7 +376,7 @@ TEST(CudaAttentionDeterministic, BitsDoNotDependOnTheStep) {
                      .window = window,
                      .rows = {{0, 1100}}};
     World w(whole, 11);
-    const std::vector<uint16_t> expected = run(w, true);
+    const std::vector<uint16_t> expected = run(w, {.deterministic = true});
     const size_t width = size_t(whole.heads) * whole.dim_v, q_width = size_t(whole.heads) * whole.dim_k;
     // The same cache, other steps over it. Rows of the sequence side by side: {context, tokens}.
     const auto step = [&](const std::vector<RowSpec>& rows, bool all_prefill) {
@@ -338,7 +391,7 @@ TEST(CudaAttentionDeterministic, BitsDoNotDependOnTheStep) {
         part.q.insert(part.q.end(), w.q.begin() + row.context * q_width,
                       w.q.begin() + (row.context + row.tokens) * q_width);
       }
-      const std::vector<uint16_t> got = run(part, true, all_prefill);
+      const std::vector<uint16_t> got = run(part, {.deterministic = true, .all_prefill = all_prefill});
       size_t at = 0;
       for (const RowSpec& row : rows) {
         const size_t count = row.tokens * width;
@@ -360,11 +413,11 @@ TEST(CudaAttentionDeterministic, ManyRowsAsOne) {
   Case c{
       .name = "one", .heads = 64, .kv_heads = 1, .dim_k = 16, .dim_v = 256, .rows = {{600}, {2}, {2}, {2}}};
   World w(c, 5);
-  const std::vector<uint16_t> expected = run(w, true);
+  const std::vector<uint16_t> expected = run(w, {.deterministic = true});
   // So many stretches of a graph's bound that the parts would need more than their share.
   c.max_context = 1 << 30;
   World bounded(c, 5);
-  EXPECT_EQ(run(bounded, true), expected);
+  EXPECT_EQ(run(bounded, {.deterministic = true}), expected);
 }
 
 TEST(CudaAttentionOrders, EveryOrderOfThreadsGivesTheSame) {
@@ -379,7 +432,7 @@ TEST(CudaAttentionOrders, EveryOrderOfThreadsGivesTheSame) {
   std::vector<uint16_t> first;
   for (const uint64_t seed : {1, 2, 3, 4, 5}) {
     set_order(seed);
-    const std::vector<uint16_t> got = run(w);
+    const std::vector<uint16_t> got = run(w, {.pdl = seed % 2 == 0});
     if (first.empty()) first = got, compare(w, first);
     EXPECT_EQ(got, first) << "seed " << seed;
   }

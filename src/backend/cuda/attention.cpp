@@ -44,29 +44,33 @@ int padded_dim(const PagedAttention& a) {
   return dim <= 64 ? 64 : dim <= 128 ? 128 : 256;
 }
 
-size_t part_bytes(const PagedAttention& a, int64_t splits) {
-  const auto parts = static_cast<size_t>(int64_t{a.batch->decode_rows} * a.heads * splits);
+size_t part_bytes(const PagedAttention& a, int64_t tokens, int64_t splits) {
+  const auto parts = static_cast<size_t>(tokens * a.heads * splits);
   return aligned(parts * a.dim_v * sizeof(float)) + aligned(parts * 2 * sizeof(float));
 }
 
-// Blocks that share a row's keys, when they may be cut anywhere: the number with which the card is done
-// first, if a block needs as long as it has tiles of keys, and two more to begin with.
-int choose_splits(const Gpu& gpu, const PagedAttention& a) {
-  const int group = a.heads / a.kv_heads;
-  const int64_t pieces = int64_t{a.batch->decode_rows} * a.kv_heads * ((group + 15) / 16);
-  const size_t resident = gpu.facts().shared_per_block / decode_shared_bytes(padded_dim(a));
-  const int64_t slots =
-      int64_t{gpu.facts().multiprocessors} * std::max<int64_t>(1, static_cast<int64_t>(resident));
-  int64_t keys = std::max(a.batch->max_context, 1);
-  if (a.window > 0) keys = std::min<int64_t>(keys, a.window + kKeysAtOnce);
-  const int64_t tiles = (keys + kKeysAtOnce - 1) / kKeysAtOnce;
+// The rows that one kernel serves: decode rows, or all others.
+struct Launch {
+  int64_t tokens = 0;
+  int64_t blocks = 0;  // for each stretch
+  size_t shared_bytes = 0;
+  int64_t most_resident = 0;  // blocks of a multiprocessor, whatever its shared memory
+  int64_t keys = 0;           // at most, of a tile of rows
+};
+
+// Blocks that share a tile's keys, when they may be cut anywhere: the number with which the card is done
+// first, if a block needs as long as it has steps of keys, and two more to begin with.
+int choose_splits(const Gpu& gpu, const PagedAttention& a, const Launch& l) {
+  const auto fit = static_cast<int64_t>(gpu.facts().shared_per_block / l.shared_bytes);
+  const int64_t slots = gpu.facts().multiprocessors * std::clamp<int64_t>(fit, 1, l.most_resident);
+  const int64_t steps = (l.keys + kKeysAtOnce - 1) / kKeysAtOnce;
   constexpr int64_t kStart = 2, kJoin = 4;
   int best = 1;
-  int64_t best_cost = (pieces + slots - 1) / slots * (tiles + kStart);
-  for (int splits = 2; splits <= std::min<int64_t>(kMaxSplits, tiles / 2); ++splits) {
-    if (part_bytes(a, splits) > kPartBytes) break;
-    const int64_t waves = (pieces * splits + slots - 1) / slots;
-    const int64_t cost = waves * ((tiles + splits - 1) / splits + kStart) + kJoin;
+  int64_t best_cost = (l.blocks + slots - 1) / slots * (steps + kStart);
+  for (int splits = 2; splits <= std::min<int64_t>(kMaxSplits, steps / 2); ++splits) {
+    if (part_bytes(a, l.tokens, splits) > kPartBytes) break;
+    const int64_t waves = (l.blocks * splits + slots - 1) / slots;
+    const int64_t cost = waves * ((steps + splits - 1) / splits + kStart) + kJoin;
     if (cost < best_cost) best = splits, best_cost = cost;
   }
   return best;
@@ -78,12 +82,36 @@ int fixed_splits(const PagedAttention& a) {
   int splits = cut_of(last) + 1;
   // A window may lie across one more stretch than it fills.
   if (a.window > 0) splits = std::min(splits, (a.window + kCutKeys - 1) / kCutKeys + 1);
-  return part_bytes(a, splits) <= kPartBytes ? splits : 1;
+  return part_bytes(a, a.batch->decode_rows, splits) <= kPartBytes ? splits : 1;
 }
 
-int splits_of(const Gpu& gpu, const PagedAttention& a) {
+int64_t most_keys(const PagedAttention& a, int64_t tokens) {
+  const int64_t keys = std::max(a.batch->max_context, 1);
+  return a.window > 0 ? std::min<int64_t>(keys, a.window + tokens + kKeysAtOnce) : keys;
+}
+
+int decode_splits(const Gpu& gpu, const PagedAttention& a) {
   if (a.batch->decode_rows == 0) return 1;
-  return gpu.options().deterministic ? fixed_splits(a) : choose_splits(gpu, a);
+  if (gpu.options().deterministic) return fixed_splits(a);
+  const int group = a.heads / a.kv_heads;
+  return choose_splits(gpu, a,
+                       {.tokens = a.batch->decode_rows,
+                        .blocks = int64_t{a.batch->decode_rows} * a.kv_heads * ((group + 15) / 16),
+                        .shared_bytes = decode_shared_bytes(padded_dim(a)),
+                        .most_resident = 8,
+                        .keys = most_keys(a, 1)});
+}
+
+// In deterministic mode a block takes a tile's stretches one after another.
+int prefill_splits(const Gpu& gpu, const PagedAttention& a) {
+  const int64_t tokens = a.tokens - a.batch->decode_rows, rows = a.rows - a.batch->decode_rows;
+  if (rows == 0 || gpu.options().deterministic) return 1;
+  return choose_splits(gpu, a,
+                       {.tokens = tokens,
+                        .blocks = a.kv_heads * prefill_tiles(tokens, rows, a.heads / a.kv_heads),
+                        .shared_bytes = prefill_shared_bytes(padded_dim(a)),
+                        .most_resident = 2,
+                        .keys = most_keys(a, std::max(a.batch->max_query, 1))});
 }
 
 size_t state_bytes(const Gpu& gpu, int64_t tokens, int64_t width) {
@@ -118,8 +146,13 @@ AttendArgs make_args(const PagedAttention& a) {
 }  // namespace
 
 size_t attention_scratch_bytes(const Gpu& gpu, const PagedAttention& a) {
-  const int splits = splits_of(gpu, a);
-  return (splits > 1 ? part_bytes(a, splits) : 0) + state_bytes(gpu, a.tokens, int64_t{a.heads} * a.dim_v);
+  const auto parts = [&](int64_t tokens, int splits) {
+    return splits > 1 ? part_bytes(a, tokens, splits) : 0;
+  };
+  // One launch after the other uses the same memory.
+  return std::max(parts(a.batch->decode_rows, decode_splits(gpu, a)),
+                  parts(a.tokens - a.batch->decode_rows, prefill_splits(gpu, a))) +
+         state_bytes(gpu, a.tokens, int64_t{a.heads} * a.dim_v);
 }
 
 void attention_plain(Gpu& gpu, const PagedAttention& a, void* scratch, AttentionRows rows) {
@@ -127,25 +160,27 @@ void attention_plain(Gpu& gpu, const PagedAttention& a, void* scratch, Attention
   if (a.tokens == 0) return;
   AttendArgs args = make_args(a);
   args.fixed = gpu.options().deterministic;
-  auto* memory = static_cast<std::byte*>(scratch);
-  args.state = reinterpret_cast<float*>(memory);
-  memory += state_bytes(gpu, a.tokens, int64_t{a.heads} * a.dim_v);
+  auto* const state = static_cast<std::byte*>(scratch);
+  args.state = reinterpret_cast<float*>(state);
+  std::byte* const parts = state + state_bytes(gpu, a.tokens, int64_t{a.heads} * a.dim_v);
+  args.parts = reinterpret_cast<float*>(parts);
+  const auto split = [&](int64_t tokens, int splits) {
+    const auto values = static_cast<size_t>(tokens * a.heads * splits * a.dim_v);
+    args.splits = splits;
+    args.part_sum = reinterpret_cast<float*>(parts + aligned(values * sizeof(float)));
+  };
   const AttendShape shape{a.activation, a.kv_dtype == DType::kF8E4M3, padded_dim(a)};
   const int32_t decode_rows = a.batch->decode_rows;
   if (rows.decode && decode_rows > 0) {
     args.first_row = 0, args.last_row = decode_rows;
-    args.splits = splits_of(gpu, a);
-    const auto parts = static_cast<size_t>(int64_t{decode_rows} * a.heads * args.splits);
-    args.parts = reinterpret_cast<float*>(memory);
-    args.part_sum = reinterpret_cast<float*>(memory + aligned(parts * a.dim_v * sizeof(float)));
+    split(decode_rows, decode_splits(gpu, a));
     launch_decode(shape, args, stream_of(gpu), gpu.pdl);
   }
   if (rows.prefill && a.rows > decode_rows) {
     args.first_row = decode_rows, args.last_row = a.rows;
-    args.splits = 1;
-    // Each row's last tile may be a part of one.
-    const int64_t lines = int64_t{a.tokens - decode_rows} * args.group;
-    launch_prefill(shape, args, lines / kPrefillRows + a.rows - decode_rows, stream_of(gpu), gpu.pdl);
+    args.all_parts = true;
+    split(a.tokens - decode_rows, prefill_splits(gpu, a));
+    launch_prefill(shape, args, a.tokens - decode_rows, stream_of(gpu), gpu.pdl);
   }
 }
 

@@ -22,7 +22,8 @@ struct AttendArgs {
   float out_scale = 1;
   // Stretches of keys that one block takes begin where cut_begin() says, whatever the row's length is.
   bool fixed = false;
-  int32_t splits = 1;  // blocks that share the keys of a decode row
+  int32_t splits = 1;      // blocks that share the keys of a tile of rows
+  bool all_parts = false;  // each of them writes a result, even if it has no keys
 
   const void* q = nullptr;  // [T, heads, dim_k]
   void* out = nullptr;      // [T, heads, dim_v]
@@ -33,8 +34,8 @@ struct AttendArgs {
   const int32_t* position = nullptr;
   const int32_t* row_blocks = nullptr;
 
-  float* parts = nullptr;     // [decode rows, heads, splits, dim_v] results before the division
-  float* part_sum = nullptr;  // [decode rows, heads, splits, 2] their maximum and sum
+  float* parts = nullptr;     // [tokens of the launch, heads, splits, dim_v] before the division
+  float* part_sum = nullptr;  // [.., 2] their maximum and sum
   float* state = nullptr;     // [T, heads, dim_v] of fixed stretches that a warp joins itself
 };
 
@@ -73,12 +74,21 @@ struct AttendShape {
   int dim = 64;      // 64, 128 or 256: what dim_k and dim_v are padded to
 };
 
-// A warp a block; `pieces`: tiles of 16 query heads of a KV head. decode_shared_bytes: of a block.
+// A warp a block. decode_shared_bytes: of a block.
 size_t decode_shared_bytes(int dim);
 void launch_decode(const AttendShape& shape, const AttendArgs& args, cudaStream_t stream, bool pdl);
-// `tiles`: at least the number of tiles of kPrefillRows rows.
-inline constexpr int kPrefillRows = 64;
-void launch_prefill(const AttendShape& shape, const AttendArgs& args, int64_t tiles, cudaStream_t stream,
+
+inline constexpr int kPrefillRows = 64;  // tokens x query heads of a group that a block takes
+size_t prefill_shared_bytes(int dim);
+// At least as many tiles as the launch's rows have, of `tokens` tokens together: each row's last one may be a
+// part of one.
+inline int64_t prefill_tiles(int64_t tokens, int64_t rows, int64_t group) {
+  return tokens * group / kPrefillRows + rows;
+}
+void launch_prefill(const AttendShape& shape, const AttendArgs& args, int64_t tokens, cudaStream_t stream,
                     bool pdl);
+
+// Where args.splits is more than one: args.parts to args.out.
+void launch_join(DType activation, const AttendArgs& args, int64_t tokens, cudaStream_t stream, bool pdl);
 
 }  // namespace deepinfer::cuda

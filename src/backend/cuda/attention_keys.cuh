@@ -67,7 +67,7 @@ class KeyStages {
  private:
   static constexpr int kChunks = D / 8;                // of a key's row of T
   static constexpr int kKeyStep = kThreads / kChunks;  // keys that all threads copy at once
-  static constexpr int kUnrolled = D == 256 ? 4 : 8;   // copies whose addresses are at hand at once
+  static constexpr int kUnrolled = D == 256 ? 2 : 8;   // copies whose addresses are at hand at once
   static_assert(kThreads % kChunks == 0 && 16 % kKeyStep == 0);
 
   __device__ static int thread() { return static_cast<int>(threadIdx.x) % kThreads; }

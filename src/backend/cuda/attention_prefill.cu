@@ -75,10 +75,15 @@ __global__ void __launch_bounds__(kThreads, D <= 64    ? 3
   KeyRange range = range_of(tile.first_line, kPrefillRows);
   range.blocks = args.row_blocks + int64_t{tile.row} * args.max_blocks;
   const int warp_line = tile.first_line + warp * kRowsOfWarp;
-  const KeyRange mine = range_of(warp_line, kRowsOfWarp);
+  KeyRange mine = range_of(warp_line, kRowsOfWarp);
+  if (args.splits > 1) {
+    const Stretch stretch = stretch_of(args, range.first, range.end, static_cast<int>(blockIdx.z));
+    range.first = stretch.begin, range.end = stretch.end;
+    mine.first = maximum(mine.first, stretch.begin), mine.end = minimum(mine.end, stretch.end);
+  }
 
   QueryRow rows[2];
-  int every_from = 0, every_end = mine.end;  // keys that all of the warp's rows attend to
+  int every_from = 0, every_end = 0x7fffffff;  // keys that all of the warp's rows attend to
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int line = warp_line + lane / 4 + 8 * r;
@@ -114,7 +119,10 @@ __global__ void __launch_bounds__(kThreads, D <= 64    ? 3
     });
   }
   folded.join_with(args, rows, run);
-  write_rows<T, D>(args, rows, run);
+  if (args.splits > 1)
+    write_part<D>(args, rows, blockIdx.z, run);
+  else
+    write_rows<T, D>(args, rows, run);
 }
 
 template <class T, int D, bool kFp8>
@@ -122,7 +130,7 @@ void launch_kernel(const AttendArgs& args, int64_t tiles, cudaStream_t stream, b
   constexpr size_t kShared =
       PrefillStages<T, D, kFp8>::kSharedBytes + kThreads / kWarp * Queries<T, D>::kSharedBytes;
   static_assert(kShared <= 99 << 10);
-  launch({.grid = dim3(static_cast<unsigned>(tiles), args.kv_heads),
+  launch({.grid = dim3(static_cast<unsigned>(tiles), args.kv_heads, args.splits),
           .block = dim3(kThreads),
           .smem = kShared,
           .stream = stream,
@@ -151,12 +159,20 @@ void launch_type(const AttendShape& shape, const AttendArgs& args, int64_t tiles
 
 }  // namespace
 
-void launch_prefill(const AttendShape& shape, const AttendArgs& args, int64_t tiles, cudaStream_t stream,
+size_t prefill_shared_bytes(int dim) {
+  return dim <= 128
+             ? PrefillStages<__half, 64, false>::kSharedBytes / 64 * dim
+             : PrefillStages<__half, 256, false>::kSharedBytes + 4 * Queries<__half, 256>::kSharedBytes;
+}
+
+void launch_prefill(const AttendShape& shape, const AttendArgs& args, int64_t tokens, cudaStream_t stream,
                     bool pdl) {
+  const int64_t tiles = prefill_tiles(tokens, args.last_row - args.first_row, args.group);
   if (shape.activation == DType::kBF16)
     launch_type<__nv_bfloat16>(shape, args, tiles, stream, pdl);
   else
     launch_type<__half>(shape, args, tiles, stream, pdl);
+  if (args.splits > 1) launch_join(shape.activation, args, tokens, stream, pdl);
 }
 
 }  // namespace deepinfer::cuda

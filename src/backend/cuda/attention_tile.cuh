@@ -218,6 +218,47 @@ __device__ inline void attend_keys(const AttendArgs& args, const Queries<T, D>& 
   add_values<T, D>(s, v, run.o);
 }
 
+struct Stretch {
+  int begin, end;  // empty: end <= begin
+};
+
+// Stretch number `i` of the keys [first, end) that a row attends to.
+__device__ inline Stretch stretch_of(const AttendArgs& args, int first, int end, int i) {
+  if (args.splits == 1) return {first, end};
+  if (args.fixed) {
+    const int cut = cut_of(first) + i;
+    return {maximum(first, cut_begin(cut)), minimum(end, cut_begin(cut + 1))};
+  }
+  const int begin = first & ~(kKeysAtOnce - 1);
+  const int tiles = (end - begin + kKeysAtOnce - 1) / kKeysAtOnce;
+  const int keys = (tiles + args.splits - 1) / args.splits * kKeysAtOnce;
+  return {maximum(first, begin + i * keys), minimum(end, begin + (i + 1) * keys)};
+}
+
+// Rows before the launch's first one have one token each.
+__device__ inline int64_t part_index(const AttendArgs& args, int token, int head, int split) {
+  return (int64_t{token - args.first_row} * args.heads + head) * args.splits + split;
+}
+
+// A stretch's result for the kernel that joins them.
+template <int D>
+__device__ inline void write_part(const AttendArgs& args, const QueryRow (&rows)[2], int split,
+                                  const Running<D>& run) {
+  const int t = threadIdx.x % 4;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    if (rows[r].token < 0) continue;
+    const int64_t index = part_index(args, rows[r].token, rows[r].head, split);
+    if (t == 0) *reinterpret_cast<float2*>(args.part_sum + 2 * index) = {run.top[r], run.sum[r]};
+    float* const to = args.parts + index * args.dim_v + 2 * t;
+#pragma unroll
+    for (int n = 0; n < D / 8; ++n) {
+      if (8 * n >= args.dim_v) break;
+      *reinterpret_cast<float2*>(to + 8 * n) = {run.o[n][2 * r], run.o[n][2 * r + 1]};
+    }
+  }
+}
+
 // How two stretches become one: factors of the first and of the second.
 struct Joined {
   float top, before, after;
