@@ -37,6 +37,32 @@ __device__ inline Bits128 load_128_streaming(const void* p) {
 #endif
 }
 
+// The same in front of a grid_dependency_wait(): ptxas moves the loads above behind the wait, these stay. (A
+// strong load may not cross it; past L1 as well.)
+__device__ inline Bits128 load_128_early(const void* p) {
+#ifdef DEEPINFER_EMULATION
+  return *static_cast<const Bits128*>(p);
+#else
+  Bits128 v;
+  asm volatile("ld.relaxed.gpu.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x[0]), "=r"(v.x[1]), "=r"(v.x[2]), "=r"(v.x[3])
+               : "l"(p)
+               : "memory");
+  return v;
+#endif
+}
+
+// 8 bytes at a multiple of 8.
+__device__ inline uint2 load_64_early(const void* p) {
+#ifdef DEEPINFER_EMULATION
+  return *static_cast<const uint2*>(p);
+#else
+  uint2 v;
+  asm volatile("ld.relaxed.gpu.global.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p) : "memory");
+  return v;
+#endif
+}
+
 // What this thread wrote before is seen by every thread of the device before what it writes after.
 __device__ inline void threadfence() {
 #ifdef DEEPINFER_EMULATION

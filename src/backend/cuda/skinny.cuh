@@ -19,6 +19,16 @@ inline constexpr int kMostWarps = 8;
 // threads (2 rows, 4 places) touch each bank once.
 inline constexpr int kPad = 32;
 
+// kEarly: in front of grid_dependency_wait().
+template <bool kEarly>
+__device__ inline Bits128 weight_128(const void* p) {
+  return kEarly ? load_128_early(p) : load_128_streaming(p);
+}
+template <bool kEarly>
+__device__ inline uint2 weight_64(const void* p) {
+  return kEarly ? load_64_early(p) : ldg(static_cast<const uint2*>(p));
+}
+
 // One unit of 64 columns of a 16-row tile, as this lane holds it.
 template <class A, Layout kLayout>
 struct Unit;
@@ -27,14 +37,15 @@ template <class A>
 struct DenseUnit {
   Bits128 rows[2][2];  // [half of the columns][row g, row g + 8]
 
+  template <bool kEarly>
   __device__ void load(const PackedView& w, int tile, int unit, int lane) {
     const int g = lane / 4, t = lane % 4;
     const A* p =
         static_cast<const A*>(w.data) + (int64_t{tile} * kTileRows + g) * w.cols + unit * kUnitCols + t * 8;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      rows[half][0] = load_128_streaming(p + half * 32);
-      rows[half][1] = load_128_streaming(p + half * 32 + 8 * w.cols);
+      rows[half][0] = weight_128<kEarly>(p + half * 32);
+      rows[half][1] = weight_128<kEarly>(p + half * 32 + 8 * w.cols);
     }
   }
 
@@ -92,17 +103,18 @@ struct Q4Unit {
   Bits128 quants;
   uint32_t scales[kMin ? 4 : 2];  // d of (block 0: g, g + 8), (block 1: ..); the same of m
 
+  template <bool kEarly>
   __device__ void load(const PackedView& w, int tile, int unit, int lane) {
     const int64_t at = int64_t{tile} * (static_cast<int>(w.cols) / kUnitCols) + unit;
-    quants = load_128_streaming(static_cast<const unsigned char*>(w.data) + at * 512 + lane * 16);
+    quants = weight_128<kEarly>(static_cast<const unsigned char*>(w.data) + at * 512 + lane * 16);
     const unsigned char* p =
         static_cast<const unsigned char*>(w.scales) + at * (kMin ? 128 : 64) + lane / 4 * (kMin ? 16 : 8);
     if constexpr (kMin) {
-      const Bits128 s = load_128_streaming(p);
+      const Bits128 s = weight_128<kEarly>(p);
 #pragma unroll
       for (int i = 0; i < 4; ++i) scales[i] = s.x[i];
     } else {
-      const uint2 s = ldg(reinterpret_cast<const uint2*>(p));
+      const uint2 s = weight_64<kEarly>(p);
       scales[0] = s.x;
       scales[1] = s.y;
     }
@@ -149,13 +161,13 @@ struct Unit<A, Layout::kQ8_0> {
   Bits128 quants[2];
   uint32_t scales[2];
 
+  template <bool kEarly>
   __device__ void load(const PackedView& w, int tile, int unit, int lane) {
     const int64_t at = int64_t{tile} * (static_cast<int>(w.cols) / kUnitCols) + unit;
     const unsigned char* p = static_cast<const unsigned char*>(w.data) + at * 1024 + lane * 16;
-    quants[0] = load_128_streaming(p);
-    quants[1] = load_128_streaming(p + 512);
-    const uint2 s = ldg(
-        reinterpret_cast<const uint2*>(static_cast<const unsigned char*>(w.scales) + at * 64 + lane / 4 * 8));
+    quants[0] = weight_128<kEarly>(p);
+    quants[1] = weight_128<kEarly>(p + 512);
+    const uint2 s = weight_64<kEarly>(static_cast<const unsigned char*>(w.scales) + at * 64 + lane / 4 * 8);
     scales[0] = s.x;
     scales[1] = s.y;
   }
@@ -302,19 +314,20 @@ __global__ void __launch_bounds__(32 * kMostWarps, least_blocks(kLayout, kRT* kN
   const int64_t x_stride = kNorm ? p.w.cols + kPad : p.x_stride;
   Unit<A, kLayout> w[kDepth][kRT];
   Bits128 x[kDepth][kNT][2];
-  const auto load_weight = [&](int slot, int tile, int unit) {
+  const auto load_weight = [&]<bool kEarly>(std::bool_constant<kEarly>, int slot, int tile, int unit) {
 #pragma unroll
-    for (int r = 0; r < kRT; ++r) w[slot][r].load(p.w, minimum(tile + r, tiles - 1), unit, lane);
+    for (int r = 0; r < kRT; ++r)
+      w[slot][r].template load<kEarly>(p.w, minimum(tile + r, tiles - 1), unit, lane);
   };
-  const auto load_first = [&](int tile) {
+  const auto load_first = [&](auto early, int tile) {
 #pragma unroll
     for (int i = 0; i < kDepth; ++i)
-      if (begin + i < end) load_weight(i, tile, begin + i);
+      if (begin + i < end) load_weight(early, i, tile, begin + i);
   };
   const int stride = gridDim.x * kRT;
   int tile = blockIdx.x * kRT;
   grid_launch_dependents();
-  load_first(tile);
+  load_first(std::true_type(), tile);
   grid_dependency_wait();
   if constexpr (kNorm) stage_norm<A>(p, staged, sums);
   for (; tile < tiles; tile += stride) {
@@ -329,12 +342,12 @@ __global__ void __launch_bounds__(32 * kMostWarps, least_blocks(kLayout, kRT* kN
 #pragma unroll
         for (int r = 0; r < kRT; ++r) w[i][r].template multiply<kNT>(sum[r], x[i]);
         if (unit + i + kDepth < end) {
-          load_weight(i, tile, unit + i + kDepth);
+          load_weight(std::false_type(), i, tile, unit + i + kDepth);
           load_x<A, kNT>(x[i], x_rows, x_stride, tokens, unit + i + kDepth, lane);
         }
       }
     }
-    if (tile + stride < tiles) load_first(tile + stride);
+    if (tile + stride < tiles) load_first(std::false_type(), tile + stride);
     finish<A, kRT, kNT>(p, tile, sum, sums);
   }
 }

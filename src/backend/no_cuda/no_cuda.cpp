@@ -1,4 +1,5 @@
 #include "backend/cuda.h"
+#include "backend/cuda/staging.h"
 #include "backend/no_cuda/unavailable.h"
 #include "base/check.h"
 
@@ -23,6 +24,10 @@ void head(Context&, const HeadParams&) {
 }
 size_t scratch_bytes(const Context&, int64_t, int64_t, int64_t, int64_t) {
   unavailable("scratch_bytes");
+}
+
+void release_staging(Gpu&) {
+  unavailable("release_staging");
 }
 
 }  // namespace deepinfer::cuda
