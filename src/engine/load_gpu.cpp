@@ -95,7 +95,6 @@ bool is_of_device(const Error& error) {
   return error.code == ErrorCode::kMemory && error.message.starts_with("GPU ");
 }
 
-<<<<<<< HEAD
 struct Job {
   const Config& config;
   const Checkpoint& checkpoint;
@@ -114,6 +113,7 @@ Result<std::unique_ptr<Model>> pack_model(const Job& job, cuda::Gpu& gpu) {
                   .gpu = &gpu,
                   .activation = job.types.activation};
   auto model = make_model(job.checkpoint.config, job.checkpoint.weights, context);
+  cuda::release_staging(gpu);
   job.checkpoint.weights.release_pages();
   return model;
 }
@@ -148,32 +148,6 @@ Result<std::unique_ptr<CudaRunner>> make_runner(const Job& job, std::unique_ptr<
     return with_smaller_steps(std::move(runner).error(), settings.max_num_seqs,
                               settings.max_num_batched_tokens, job.request);
   return runner;
-=======
-  const int threads = config.cpu.threads != 0 ? config.cpu.threads : machine_limits().threads;
-  std::unique_ptr<Model> model;
-  {
-    ThreadPool pool(threads);  // for packing; steps run without
-    Context context{.device = {Device::Kind::kCuda, info.id},
-                    .pool = &pool,
-                    .gpu = gpu.get(),
-                    .activation = types.activation};
-    DI_ASSIGN(model, make_model(checkpoint.config, checkpoint.weights, context));
-  }
-  cuda::release_staging(*gpu);
-  checkpoint.weights.release_pages();
-  return CudaRunner::create(
-      std::move(gpu), std::move(model),
-      {.max_num_seqs = config.gpu.max_num_seqs,
-       .max_num_batched_tokens = config.gpu.max_num_batched_tokens,
-       .max_model_len = wanted,
-       .block_size = config.gpu.block_size,
-       .kv_dtype = types.kv,
-       .activation = types.activation,
-       .enforce_eager = config.gpu.enforce_eager,
-       .graph_sizes = tuning.graph_sizes,
-       .pdl_rows = tuning.pdl_max_batch,
-       .plan_cache = [request](const MeasuredMemory& measured) { return plan_cache(measured, request); }});
->>>>>>> 0069d4e (Skinny products: the first loads stay in front of the wait for the kernel before; pinned memory given back after the load)
 }
 
 }  // namespace

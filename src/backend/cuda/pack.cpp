@@ -255,8 +255,8 @@ Result<LinearWeight> pack_linear(Context& context, const LinearSource& source) {
   const Packing p{source, RowFinder(source), layout, packed_size(layout, w.rows, w.cols, w.order)};
   Result<Buffer> packed = gpu.allocate(p.size.bytes);
   if (!packed)
-    return make_error(packed.error().code, "weight {} [{}, {}]: {}", info(source.dtype).name, w.rows, w.cols,
-                      packed.error().message);
+    return make_error(packed.error().code, "{}, for a weight of {} [{}, {}]", packed.error().message,
+                      info(source.dtype).name, w.rows, w.cols);
   w.packed = std::move(packed).value();
   want_staging(gpu);
   DI_TRY(send(context, p, w.packed.data()));
