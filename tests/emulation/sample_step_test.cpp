@@ -75,6 +75,18 @@ void add_row_with_history(Rows& rows, Random& random) {
   add_random_row(rows, random);
   SampleRow& row = rows.rows.back();
   if (row.prompt.empty()) row.prompt = rows.tokens.emplace_back(1, static_cast<int32_t>(rows.vocab / 2));
+  if (random() % 3 == 0) {
+    // The last token leads by less than its penalty.
+    const auto last = static_cast<int32_t>(random() % rows.vocab);
+    std::vector<int32_t> output(row.output.begin(), row.output.end());
+    output.push_back(last);
+    row.output = rows.tokens.emplace_back(std::move(output));
+    row.temperature = 0;
+    row.presence_penalty = 2;
+    float* const x = &rows.logits[rows.logits.size() - rows.vocab];
+    for (int64_t i = 0; i < rows.vocab; ++i) x[i] = std::isfinite(x[i]) ? std::fmod(x[i], 1.0f) : 0;
+    x[last] = 1.5f;
+  }
   row.position = static_cast<int64_t>(row.prompt.size() + row.output.size());
 }
 
@@ -84,7 +96,7 @@ TEST(CudaSampleStep, GraphWithHistoryAndPadding) {
   RecordProperty("seed", kSeed);
   Random random(kSeed);
   Card card;
-  constexpr int64_t kVocab = 701;
+  constexpr int64_t kVocab = 131;  // few, so that every penalty matters
   constexpr int32_t kPadded = 8, kSlots = 9, kDummy = 8;
   Block block(card, {.max_rows = kPadded, .list_words = 1000}, kVocab);
   Buffer logits = must(card.gpu->allocate(kPadded * kVocab * sizeof(float)));
@@ -151,7 +163,9 @@ TEST(CudaSampleStep, NoiseIsOfTheBatchsPosition) {
   DeviceOutcome out(card, 6);
   cuda::sample_device(*card.gpu, make_tensor(logits.data(), DType::kF32, {6, 400}, kCard), block.block,
                       step.batch, HistoryStep::kBlockSize, out.outputs(), block.scratch.data());
-  EXPECT_TRUE(out.read() == expected);
+  const Outcome got = out.read();
+  EXPECT_EQ(got.token, expected.token);
+  EXPECT_TRUE(got == expected);
 }
 
 TEST(CudaSampleStep, PackingSaysWhatItNeeds) {
