@@ -408,6 +408,25 @@ TEST(CudaAttentionDeterministic, BitsDoNotDependOnTheStep) {
   }
 }
 
+// The same where query rows stand in shared memory and the cache is converted.
+TEST(CudaAttentionDeterministic, BitsOfWideHeadsInFp8) {
+  Case c{
+      .name = "wide", .heads = 2, .kv_heads = 1, .dim_k = 136, .dim_v = 24, .fp8 = true, .rows = {{500, 40}}};
+  World w(c, 13);
+  const std::vector<uint16_t> expected = run(w, {.deterministic = true});
+  for (const int context : {500, 511, 512, 539}) {
+    World alone = w;
+    const size_t token = context - 500, q_width = size_t(c.heads) * c.dim_k,
+                 width = size_t(c.heads) * c.dim_v;
+    alone.c.rows = {{context}};
+    alone.batch_rows[0].context_len = context;
+    alone.batch_rows[0].tokens = {0};
+    alone.q.assign(w.q.begin() + token * q_width, w.q.begin() + (token + 1) * q_width);
+    const std::vector<uint16_t> got = run(alone, {.deterministic = true});
+    EXPECT_TRUE(std::equal(got.begin(), got.end(), expected.begin() + token * width)) << "behind " << context;
+  }
+}
+
 // A decode row whose stretches do not fit into scratch is taken by one block: the same bits.
 TEST(CudaAttentionDeterministic, ManyRowsAsOne) {
   Case c{

@@ -59,12 +59,15 @@ struct Launch {
 };
 
 // Blocks that share a tile's keys, when they may be cut anywhere: the number with which the card is done
-// first, if a block needs as long as it has steps of keys, and two more to begin with.
+// first, if a block needs as long as it has steps of keys, and some more to begin with and to write its
+// part. Few rows are as long as a graph's bound: beyond kUsualKeys it says nothing about them.
 int choose_splits(const Gpu& gpu, const PagedAttention& a, const Launch& l) {
-  const auto fit = static_cast<int64_t>(gpu.facts().shared_per_block / l.shared_bytes);
+  constexpr size_t kReserved = 1 << 10;  // of each block, by the system
+  const auto fit =
+      static_cast<int64_t>((gpu.facts().shared_per_block + kReserved) / (l.shared_bytes + kReserved));
   const int64_t slots = gpu.facts().multiprocessors * std::clamp<int64_t>(fit, 1, l.most_resident);
-  const int64_t steps = (l.keys + kKeysAtOnce - 1) / kKeysAtOnce;
-  constexpr int64_t kStart = 2, kJoin = 4;
+  constexpr int64_t kUsualKeys = 8192, kStart = 4, kJoin = 4;
+  const int64_t steps = (std::min(l.keys, kUsualKeys) + kKeysAtOnce - 1) / kKeysAtOnce;
   int best = 1;
   int64_t best_cost = (l.blocks + slots - 1) / slots * (steps + kStart);
   for (int splits = 2; splits <= std::min<int64_t>(kMaxSplits, steps / 2); ++splits) {
