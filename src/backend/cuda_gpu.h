@@ -87,6 +87,11 @@ class Gpu {
   static Result<std::unique_ptr<Gpu>> open(const GpuOptions& options);
   ~Gpu();  // waits for the stream
 
+  // Once, before memory is planned: loads cuBLASLt, makes FlashInfer's kernels ready, and compares every path
+  // in `fast` with the plain kernels unless GpuOptions::self_check is false (backend/cuda/self_check.h).
+  // Before it the plain kernels serve. An error when a path broke the device's context, or kMemory.
+  Result<void> open_fast_paths();
+
   // A thread's calls go to the device that it made current: the one that opened it has; another must first.
   void make_current() const;
 

@@ -38,13 +38,14 @@ Result<std::unique_ptr<cuda::Gpu>> open_device(const Config& config, DeviceChoic
   std::unique_ptr<cuda::Gpu> gpu;
   if (choice.gpu) {
     auto opened = cuda::Gpu::open({.index = choice.gpu->id, .deterministic = config.gpu.deterministic});
-    if (opened) {
+    const Result<void> ready = opened ? (*opened)->open_fast_paths() : Result<void>(opened.error());
+    if (ready) {
       gpu = std::move(*opened);
       take_facts(gpu->facts(), *choice.gpu);
     } else if (config.gpu.device != "auto") {
-      return std::move(opened).error();
+      return ready.error();
     } else {
-      choice = {std::nullopt, opened.error().message};
+      choice = {std::nullopt, ready.error().message};
     }
   }
   if (!choice.gpu && !choice.reason.empty()) log::info("running on the CPU: {}", choice.reason);

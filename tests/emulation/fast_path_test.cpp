@@ -10,6 +10,7 @@
 #include <random>
 #include <set>
 
+#include "backend/cuda/cublaslt.h"
 #include "backend/cuda/error.h"
 #include "backend/cuda/fast/attention_sample.h"
 #include "backend/cuda/fast/fast_attention.h"
@@ -410,13 +411,15 @@ TEST_F(SelfCheck, ACheckThatDidNotEndIsNotBegunAgain) {
   EXPECT_EQ(runs_, 2);
 }
 
-// The real cases of what is compiled here.
+// The real cases of what is compiled here; cuBLASLt is the emulation's.
 TEST_F(SelfCheck, TheRealPathsAreRight) {
+  open_cublaslt(*gpu_);
+  ASSERT_TRUE(gpu_->fast.cublaslt);
   gpu_->fast.pdl = true;
   struct {
     Result<std::vector<Comparison>> (*run)(Gpu&);
     size_t cases;
-  } paths[] = {{check_skinny, 5}, {check_pdl, 1}};
+  } paths[] = {{check_skinny, 5}, {check_cublaslt, 2}, {check_pdl, 1}};
   for (const auto& path : paths) {
     const auto cases = path.run(*gpu_);
     ASSERT_TRUE(cases.ok()) << cases.error().message;

@@ -42,8 +42,4 @@ void self_check(Gpu& gpu, const std::vector<PathCheck>& checks, const std::files
 // Empty when the comparison is right, else what is wrong.
 std::string difference(const Comparison& c);
 
-// What every Gpu does once after it is open: loads cuBLASLt, makes the fast attention paths ready, then
-// checks all paths that are on unless GpuOptions::self_check is false. kMemory.
-Result<void> open_fast_paths(Gpu& gpu);
-
 }  // namespace deepinfer::cuda

@@ -29,6 +29,9 @@ Result<std::unique_ptr<Gpu>> Gpu::open(const GpuOptions&) {
   return make_error(ErrorCode::kUnsupported, "device cuda: {}", kNoCuda);
 }
 Gpu::~Gpu() = default;
+Result<void> Gpu::open_fast_paths() {
+  unreachable("open_fast_paths");
+}
 void Gpu::make_current() const {
   unreachable("make_current");
 }
