@@ -190,7 +190,7 @@ class Row {
       n = select_top(vocab_, below(softmax.floor));
       weigh(softmax, n);
     }
-    if (top_p) n = nucleus(softmax, n, row_.top_p * total);
+    n = top_p ? nucleus(softmax, n, row_.top_p * total) : last_to_end(n);
     return draw_from_first(n, noise);
   }
 
@@ -208,8 +208,14 @@ class Row {
     return sum;
   }
 
-  // Moves the fewest most likely of s_.ids[0, n) that together weigh at least `target` to the front; returns
-  // how many. At least one.
+  // Moves the last in rank of s_.ids[0, n) to n - 1; returns n.
+  int64_t last_to_end(int64_t n) {
+    std::iter_swap(std::max_element(s_.ids, s_.ids + n, Ahead{x_}), s_.ids + (n - 1));
+    return n;
+  }
+
+  // Moves the fewest most likely of s_.ids[0, n) that together weigh at least `target` to the front, the last
+  // of them in rank to their end; returns how many. At least one.
   int64_t nucleus(const Softmax& softmax, int64_t n, double target) {
     const Ahead ahead{x_};
     Span cut{0, n, 0};
@@ -231,7 +237,7 @@ class Row {
       cut.before += s_.weights[s_.ids[i]];
       if (cut.before >= target) return i + 1;
     }
-    return cut.end;
+    return cut.begin < cut.end ? cut.end : last_to_end(cut.end);
   }
 
   // Candidates among which the nucleus ends: s_.ids[begin, end). What stands before them weighs `before`.
@@ -260,14 +266,14 @@ class Row {
     return {middle - s_.ids, end - s_.ids, before};
   }
 
-  // s_.ids[0, n), the n first in the order of rank, into the order of ids.
+  // s_.ids[0, n), the n first in the order of rank and the last of them at the end, into the order of ids.
   void order_by_id(int64_t n) {
     if (n <= kSortByIdAtMost) {
       std::sort(s_.ids, s_.ids + n);
       return;
     }
     const Ahead ahead{x_};
-    const int32_t last = *std::max_element(s_.ids, s_.ids + n, ahead);
+    const int32_t last = s_.ids[n - 1];
     Found found{.ids = s_.ids, .count = 0, .capacity = vocab_ + kCollectRoom};
     k_.row_collect(x_, 0, vocab_, below(x_[last]), &found);
     std::remove_if(s_.ids, s_.ids + found.count, [&](int32_t id) { return ahead(last, id); });
