@@ -28,7 +28,7 @@ std::vector<int> graph_sizes(const CudaRunnerOptions& o) {
 CudaRunner::~CudaRunner() {
   // What follows frees memory that steps in flight may still use.
   try {
-    if (gpu_ != nullptr) gpu_->synchronize();
+    if (gpu_ != nullptr && lost_.empty()) gpu_->synchronize();
   } catch (const std::exception& e) {
     log::warn("the GPU at the end: {}", e.what());
   }

@@ -83,10 +83,10 @@ Result<std::unique_ptr<CudaRunner>> CudaRunner::create(std::unique_ptr<cuda::Gpu
         r->gpu_->facts().index, r->gpu_->facts().name, r->options_.max_num_batched_tokens,
         r->options_.max_num_seqs, e.what());
   } catch (const cuda::CudaError& e) {
-    return make_error(ErrorCode::kMemory, "GPU {} ({}): the first step failed: {}", r->gpu_->facts().index,
+    return make_error(ErrorCode::kMemory, "the first steps failed: GPU {} ({}): {}", r->gpu_->facts().index,
                       r->gpu_->facts().name, e.what());
   } catch (const DeviceLost& e) {
-    return make_error(ErrorCode::kMemory, "{}", e.what());
+    return make_error(ErrorCode::kMemory, "the first steps failed: {}", e.what());
   }
   return r;
 }

@@ -161,8 +161,8 @@ TEST_F(Load, AContextThatDoesNotFit) {
   config_.model.max_model_len = 256;
   // 2 layers x 2 heads x 16 x 2 values of 2 bytes: 256 B a token. 2 MiB hold more than the model's context.
   EXPECT_TRUE(Llm::load(config_).ok());
-  emulation::reset_machine({.total_memory = 64 * kMiB});
-  config_.gpu.kv_cache_memory_bytes = 60 * kMiB;
+  emulation::reset_machine({.total_memory = 160 * kMiB});
+  config_.gpu.kv_cache_memory_bytes = 150 * kMiB;
   const std::string text = error();
   EXPECT_THAT(text, HasSubstr("gpu.kv_cache_memory_bytes"));
 }
@@ -184,7 +184,8 @@ TEST_F(Load, EachAllocationMayFail) {
     emulation::reset_machine();
     emulation::fail_allocation(n);
     const auto llm = Llm::load(config_);
-    if (llm) break;
+    if (llm && emulation::machine_counts().allocations <= n) break;  // that many there are not
+    if (llm) continue;  // a library's workspace: own kernels serve without it
     EXPECT_EQ(llm.error().code, ErrorCode::kMemory) << llm.error().message;
     EXPECT_THAT(llm.error().message,
                 testing::AnyOf(HasSubstr("GPU 0 (Emulated GPU)"), HasSubstr("pinned memory")));
