@@ -81,17 +81,17 @@ Result<std::vector<Comparison>> check_fa2(Gpu& gpu) {
   std::vector<Comparison> out;
   for (const Fa2Unit& unit : fa2_units())
     for (const int dim : {64, 128})
-      for (const int group : {1, 4, 7})
-        for (const int window : {0, 100})
-          DI_TRY(compare_attention(gpu,
-                                   {.heads = 2 * group,
-                                    .kv_heads = 2,
-                                    .dim = dim,
-                                    .window = window,
-                                    .activation = unit.activation,
-                                    .kv_dtype = unit.activation,
-                                    .rows = kRows},
-                                   false, out));
+      // Group 1 takes the smaller query tile, 7 the larger one.
+      for (const auto& [group, window] : {std::pair{1, 0}, {7, 0}, {7, 100}})
+        DI_TRY(compare_attention(gpu,
+                                 {.heads = 2 * group,
+                                  .kv_heads = 2,
+                                  .dim = dim,
+                                  .window = window,
+                                  .activation = unit.activation,
+                                  .kv_dtype = unit.activation,
+                                  .rows = kRows},
+                                 false, out));
   return out;
 }
 
@@ -99,6 +99,7 @@ Result<std::vector<Comparison>> check_xqa(Gpu& gpu) {
   std::vector<Comparison> out;
   for (const XqaUnit& unit : xqa_units())
     for (const int window : {0, 100}) {
+      if (window > 0 && unit.group != 4) continue;  // the same code for all
       const bool fp8 = unit.kv_dtype == DType::kF8E4M3;
       DI_TRY(compare_attention(gpu,
                                {.heads = 2 * unit.group,

@@ -71,8 +71,15 @@ struct float2 : ::float2 {
 };
 
 // What the static's constructor would call.
-#define cudaMemcpyFromSymbol(value, ...) (*(value) = 0u, cudaSuccess)
-#define cudaFuncSetAttribute(...) cudaSuccess
+inline cudaError_t not_copied(uint32_t* value) {
+  *value = 0;
+  return cudaSuccess;
+}
+inline cudaError_t not_set() {
+  return cudaSuccess;
+}
+#define cudaMemcpyFromSymbol(value, ...) not_copied(value)
+#define cudaFuncSetAttribute(...) not_set()
 #include <mha.cu>
 #undef cudaFuncSetAttribute
 #undef cudaMemcpyFromSymbol
