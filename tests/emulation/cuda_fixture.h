@@ -21,6 +21,12 @@
 
 namespace deepinfer::test {
 
+#ifdef DEEPINFER_EMULATION
+inline constexpr bool kEmulated = true;
+#else
+inline constexpr bool kEmulated = false;
+#endif
+
 // The order in which the emulation runs threads, blocks and streams; a card has its own.
 inline void use_order([[maybe_unused]] uint64_t seed) {
 #ifdef DEEPINFER_EMULATION

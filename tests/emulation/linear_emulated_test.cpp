@@ -6,6 +6,8 @@
 #include "backend/cuda.h"
 #include "backend/cuda/device_batch.h"
 #include "backend/cuda/linear.h"
+#include "backend/cuda/packed.cuh"
+#include "backend/cuda/staging.h"
 #include "emulation/linear_fixture.h"
 
 namespace deepinfer::test {
@@ -190,6 +192,44 @@ TEST(CudaPack, RefusesWhatItCannotPack) {
   // More than the card has: the message says how much was asked for.
   EXPECT_THAT(error({.dtype = DType::kF32, .cols = 100'000, .parts = {{data, 2'000'000'000}}}),
               testing::AllOf(testing::HasSubstr("2000000000, 100000"), testing::HasSubstr("GiB")));
+}
+
+// Larger than a staging buffer, packed by several threads, pairs interleaved: every value where packed.h
+// says.
+TEST(CudaPack, LargeWeightsGoThroughSeveralBuffers) {
+  ThreadPool pool(3);
+  CudaMachine m(DType::kBF16);
+  m.context.pool = &pool;
+  Random random(7);
+  for (const auto& [dtype, rows, cols] : {std::tuple<DType, int64_t, int64_t>{DType::kBF16, 4501, 1000},
+                                          {DType::kQ4_1, 26501, 480},
+                                          {DType::kQ8_0, 15005, 544}}) {
+    const Matrix gate = random_matrix(random, dtype, rows, cols),
+                 up = random_matrix(random, dtype, rows, cols);
+    const LinearWeight w = pack(m.context, {&gate, &up}, RowOrder::kPaired);
+    ASSERT_GT(w.packed.size(), size_t{16} << 20) << "more than one buffer";
+    Result<Buffer> host = m.gpu->allocate_pinned(w.packed.size());
+    ASSERT_TRUE(host.ok());
+    m.gpu->copy_out(host.value().data(), w.packed.data(), w.packed.size());
+    m.gpu->synchronize();
+    cuda::PackedView view = cuda::packed_view(w);
+    const std::byte* scales = static_cast<const std::byte*>(view.scales);
+    if (scales != nullptr) view.scales = host.value().data() + (scales - w.packed.data());
+    view.data = host.value().data();
+    for (int64_t row = 0; row < view.rows; row += row < 64 || row > view.rows - 64 ? 1 : 97) {
+      const int64_t part_row = row / 16 * 8 + row % 8;
+      const Matrix& part = row % 16 < 8 ? gate : up;
+      std::vector<double> expected(view.cols, 0.0);
+      if (part_row < rows) {
+        const std::vector<double> values = ref::dequantize_row(dtype, part.row(part_row), cols);
+        std::copy(values.begin(), values.end(), expected.begin());
+      }
+      for (int64_t k = 0; k < view.cols; ++k)
+        ASSERT_NEAR(cuda::packed_value(view, row, k), expected[k], 1e-6 * std::fabs(expected[k]) + 1e-7)
+            << info(dtype).name << " row " << row << " column " << k;
+    }
+  }
+  cuda::release_staging(*m.gpu);
 }
 
 TEST(CudaPack, UploadKeepsVectors) {

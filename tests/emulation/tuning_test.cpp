@@ -70,6 +70,12 @@ TEST_F(Tuning, BrokenFilesAreTunedAgain) {
     write("deepinfer cublaslt 1\ncard\n" + std::string(line) + "\nend\n");
     EXPECT_TRUE(TuningFile(path_, "card").entries().empty()) << line;
   }
+  std::string flipped = good;
+  const size_t digit = good.find(" ffffffffffffffff");
+  ASSERT_NE(digit, std::string::npos);
+  flipped[digit + 1] = 'e';
+  write(flipped);
+  EXPECT_TRUE(TuningFile(path_, "card").entries().empty()) << "another algorithm's bits";
   // It is replaced, not mended.
   TuningFile next(path_, "card");
   next.put(key_, value_);

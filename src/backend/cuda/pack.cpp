@@ -135,6 +135,13 @@ void pack_dense(const Packing& p, int64_t row, std::byte* out) {
   std::memset(out + cols * 2, 0, (p.size.cols - cols) * 2);
 }
 
+// The low nibbles of bytes 0, 2, 4 and 6, side by side.
+uint32_t even_nibbles(uint64_t bytes) {
+  bytes &= 0x000f000f000f000f;
+  bytes = (bytes | bytes >> 12) & 0x000000ff000000ff;
+  return static_cast<uint32_t>((bytes | bytes >> 24) & 0xffff);
+}
+
 // A block of GGUF: d, for Q4_1 m, then the quants.
 void pack_block(Layout layout, const std::byte* block, int g, int half, int b, std::byte* quants,
                 std::byte* scales) {
@@ -146,16 +153,13 @@ void pack_block(Layout layout, const std::byte* block, int g, int half, int b, s
   for (int t = 0; t < 4; ++t) {
     std::byte* lane = quants + (4 * g + t) * 16;
     if (layout == Layout::kQ8_0) {
-      for (int e = 0; e < 8; ++e) lane[b * 512 + half * 8 + e] = q[8 * t + e] ^ std::byte{0x80};
+      const uint64_t bytes = read<uint64_t>(q + 8 * t) ^ 0x8080808080808080;
+      std::memcpy(lane + b * 512 + half * 8, &bytes, 8);
       continue;
     }
     // GGUF: column c < 16 is the low nibble of byte c, column c + 16 its high nibble.
-    uint32_t word = 0;
-    for (int e = 0; e < 8; ++e) {
-      const int c = 8 * t + e;
-      const uint32_t nibble = (static_cast<uint32_t>(q[c % 16]) >> (c < 16 ? 0 : 4)) & 15;
-      word |= nibble << (4 * (e / 2 + e % 2 * 4));
-    }
+    const uint64_t columns = read<uint64_t>(q + t % 2 * 8) >> (t < 2 ? 0 : 4);
+    const uint32_t word = even_nibbles(columns) | even_nibbles(columns >> 8) << 16;
     std::memcpy(lane + b * 8 + half * 4, &word, 4);
   }
 }

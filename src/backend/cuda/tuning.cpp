@@ -7,6 +7,7 @@
 #include <cctype>
 #include <fstream>
 #include <sstream>
+#include <string_view>
 #include <system_error>
 
 #include "base/check.h"
@@ -18,6 +19,17 @@ namespace {
 
 constexpr const char* kFormat = "deepinfer cublaslt 1";
 constexpr size_t kMostEntries = 100'000;
+
+// FNV-1a: the bits are handed to the library as they stand, so they must be those that were written.
+uint64_t checksum(std::string_view text) {
+  uint64_t h = 0xcbf29ce484222325;
+  for (const char c : text) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  return h;
+}
+
+std::string last_line(std::string_view text) {
+  return fmt::format("end {:016x}", checksum(text));
+}
 
 bool parse_line(const std::string& line, TuningKey& key, Tuned& value) {
   std::istringstream in(line);
@@ -60,13 +72,15 @@ void TuningFile::read() {
     return;
   }
   std::map<TuningKey, Tuned> entries;
-  while (std::getline(in, line) && line != "end" && entries.size() < kMostEntries) {
+  std::string text;
+  while (std::getline(in, line) && entries.size() < kMostEntries) {
     TuningKey key;
     Tuned value;
     if (!parse_line(line, key, value)) break;
     entries[key] = value;
+    text += line + '\n';
   }
-  if (line != "end") {
+  if (line != last_line(text)) {
     log::warn("{}: broken, tuned again", path_.string());
     return;
   }
@@ -87,15 +101,15 @@ Result<void> TuningFile::save() {
   std::error_code error;
   std::filesystem::create_directories(path_.parent_path(), error);
   const std::filesystem::path draft = path_.string() + fmt::format(".{}", getpid());
-  std::ofstream out(draft, std::ios::trunc);
-  out << kFormat << '\n' << subject_ << '\n';
+  std::string text;
   for (const auto& [key, value] : entries_) {
-    out << fmt::format("{} {} {} {} {} {} {:.2f}", key.n, key.k, key.m, key.in, key.out, key.add,
-                       value.microseconds);
-    for (const uint64_t word : value.algo) out << fmt::format(" {:x}", word);
-    out << '\n';
+    text += fmt::format("{} {} {} {} {} {} {:.2f}", key.n, key.k, key.m, key.in, key.out, key.add,
+                        value.microseconds);
+    for (const uint64_t word : value.algo) text += fmt::format(" {:x}", word);
+    text += '\n';
   }
-  out << "end\n";
+  std::ofstream out(draft, std::ios::trunc);
+  out << kFormat << '\n' << subject_ << '\n' << text << last_line(text) << '\n';
   out.close();
   if (out) std::filesystem::rename(draft, path_, error);
   if (!out || error) {
