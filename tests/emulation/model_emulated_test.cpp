@@ -23,6 +23,7 @@ struct Scene {
   DType kv = DType::kBF16;
   bool deterministic = false;
   bool eager = false;
+  bool library = false;  // cuBLASLt for what it serves
   uint64_t seed = 1;
   int seqs = 5, tokens = 40, max_len = 128;
   int64_t blocks = 40;
@@ -41,6 +42,10 @@ std::unique_ptr<CudaRunner> make_runner(const Scene& s) {
   if (!checkpoint || !gpu) {
     ADD_FAILURE() << (checkpoint ? gpu.error().message : checkpoint.error().message);
     return nullptr;
+  }
+  if (s.library) {
+    const Result<void> opened = (*gpu)->open_fast_paths();
+    EXPECT_TRUE(opened.ok() && (*gpu)->fast.cublaslt);
   }
   ThreadPool pool(1);
   Context context{
@@ -256,6 +261,7 @@ TEST(ModelEmulated, GreedyTokensAreTheCpusWhereItsLogitsDecide) {
     Scene s{.seed = seed};
     s.model = seed % 2 == 0 ? "mha_tied/model-q8_0.gguf" : "base";
     s.eager = seed == 3;
+    s.library = seed == 1 || seed == 4;
     s.blocks = 14;  // some are preempted
     const auto cpu = cpu_model(s.model);
     ASSERT_TRUE(cpu);

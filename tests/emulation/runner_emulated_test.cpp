@@ -128,6 +128,43 @@ TEST_F(RunnerTest, AStepIsLaunchedBeforeTheHostHasSeenTheTokensBefore) {
   EXPECT_EQ(got, hash_continuation(s.model, prompt, 20));
 }
 
+// A grammar's mask is read when sampling is launched, not before; rows that pad, or that do not sample, draw
+// nothing.
+TEST_F(RunnerTest, MasksMayComeWhileForwardRuns) {
+  Scene s;
+  s.runner.graph_sizes = {4};
+  auto runner = make_runner(s);
+  ASSERT_TRUE(runner);
+  const std::vector<std::vector<std::vector<int32_t>>> tables{{{3}}, {{4}}, {{5}}};
+  std::vector<std::vector<int32_t>> ids{{1}, {2}, {3}};
+  std::mt19937_64 random(3);
+  std::uniform_int_distribution<int32_t> any(0, s.model.vocab_size - 1);
+  for (int n = 0; n < 12; ++n) {
+    std::vector<uint32_t> mask(2, 0);
+    Step step{.id = static_cast<uint64_t>(n) + 1};
+    for (int32_t i = 0; i < 3; ++i) {
+      StepRow row{.sequence = static_cast<uint64_t>(i) + 1, .slot = i, .context_len = n};
+      row.tokens = std::span(ids[i]).last(1);
+      row.block_table = tables[i];
+      row.samples = i != 1;
+      row.sampling.temperature = 0;
+      if (i == 2) row.sampling.mask = mask.data();
+      step.rows.push_back(row);
+    }
+    runner->launch_forward(step);
+    const int32_t allowed = any(random);
+    mask[allowed / 32] |= 1u << allowed % 32;
+    runner->launch_sample(step);
+    std::fill(mask.begin(), mask.end(), ~0u);
+    const StepOutput out = runner->wait(step.id);
+    ASSERT_EQ(out.accepted.size(), 2u);
+    EXPECT_EQ(out.accepted[0].at(0).id, hash_continuation(s.model, ids[0], 1)[0]);
+    EXPECT_EQ(out.accepted[1].at(0).id, allowed);
+    for (auto& sequence : ids) sequence.push_back(any(random));
+  }
+  EXPECT_GT(emulation::machine_counts().graph_launches, 0);
+}
+
 TEST_F(RunnerTest, NothingIsAllocatedPerStep) {
   Scene s;
   start(s);
