@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kThreads, kRows == 64 ? 3 : 2) tile_kernel(Pro
       load_stage<A, kRows>(p, bytes + (unit + kStages - 1) % kStages * kStageBytes, unit + kStages - 1);
     cp_async_commit();
     const unsigned char* stage = bytes + unit % kStages * kStageBytes;
-#pragma unroll
+#pragma unroll 1
     for (int half = 0; half < 2; ++half) {
       Bits128 x[kNT];
 #pragma unroll
