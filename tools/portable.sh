@@ -1,22 +1,61 @@
 #!/usr/bin/env bash
-# Makes a folder that can be moved and starts on a bare Debian 12: portable.sh [FOLDER]   (default: dist/deepinfer)
+# Makes a folder that can be moved and starts on a bare Debian 12 or Ubuntu 24.04:
+#   portable.sh [--cuda ARCHITECTURES|OFF] [--with-card-tests] [FOLDER]        FOLDER: default dist/deepinfer
 #   bin/deepinfer  lib/ (the shared libraries besides glibc's)  share/deepinfer/  licences/ (of those libraries)
+# --cuda: the cards that it has code for ("90a", "89;120f"); left out: all, where a CUDA toolkit is found.
+# --with-card-tests: tests/ besides, the programs that bench/gpu/verify.sh runs on a card.
 # It starts the program out of the folder, with nothing of this machine on the library path, before it says so.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=tools/common.sh
 . "$root/tools/common.sh"
-out=$(realpath -m "${1:-$root/dist/deepinfer}")
+out=$root/dist/deepinfer
 limit_mib=64
+groups=(build)
+targets=deepinfer
+options=()
+card_tests=
+while [ $# -gt 0 ]; do
+  case $1 in
+    -h | --help)
+      sed -n '2,7s/^# \{0,1\}//p' "$0"
+      exit 0
+      ;;
+    --cuda)
+      case ${2:?--cuda: expected architectures or OFF} in
+        OFF) options+=(-DDEEPINFER_CUDA=OFF) ;;
+        *) options+=(-DDEEPINFER_CUDA=ON "-DDEEPINFER_CUDA_ARCHITECTURES=$2") ;;
+      esac
+      shift
+      ;;
+    --with-card-tests) card_tests=1 ;;
+    -*) die "unknown option $1, expected --cuda, --with-card-tests or a folder" 2 ;;
+    *) out=$(realpath -m "$1") ;;
+  esac
+  shift
+done
+if [ -n "$card_tests" ]; then
+  groups+=(test)
+  targets="deepinfer card_tests"
+  options+=(-DDEEPINFER_BUILD_TESTS=ON)
+fi
 
-install_packages build
-build_preset portable deepinfer
+install_packages "${groups[@]}"
+build_preset portable "$targets" "${options[@]}"
 rm -rf "$out"
 mkdir -p "$out/lib" "$out/licences"
 run_logged 'the installation' cmake --install "$root/build/portable" --prefix "$out" --strip
 rm -rf "$out/include" "$out/share/deepinfer/cuda_library_dirs"
 
 # glibc's parts must fit the kernel and loader of the machine where the program starts; all others travel along.
+programs=("$out/bin/deepinfer")
+if [ -n "$card_tests" ]; then
+  mkdir "$out/tests"
+  for program in "$root"/build/portable/tests/card/*_card_test "$root/build/portable/tests/card/compare_devices"; do
+    programs+=("$out/tests/$(basename "$program")")
+    llvm-strip-19 -o "$out/tests/$(basename "$program")" "$program"
+  done
+fi
 glibc='^(ld-linux-x86-64|libc|libm|libdl|libpthread|librt|libresolv)\.so'
 while read -r name _ path _; do
   [[ $name =~ $glibc ]] && continue
@@ -25,11 +64,12 @@ while read -r name _ path _; do
   # By the file's name: dpkg may know it in /lib while it is found in /usr/lib.
   owner=$(dpkg-query -S "*/$(basename "$(realpath "$path")")" 2>/dev/null | head -n 1 | cut -d: -f1) || true
   [ -z "$owner" ] || cp "/usr/share/doc/$owner/copyright" "$out/licences/$owner.txt"
-done < <(ldd "$out/bin/deepinfer" | grep '=> ')
+done < <(for program in "${programs[@]}"; do ldd "$program"; done | grep '=> ' | sort -u)
+[ ! -f "$root/.cache/flashinfer/LICENSE" ] || cp "$root/.cache/flashinfer/LICENSE" "$out/licences/flashinfer.txt"
 
 # The preset links with RPATH, not RUNPATH: it also holds for the libraries that libraries name.
 version=$(env -i "$out/bin/deepinfer" --version)
-outside=$(env -i LD_TRACE_LOADED_OBJECTS=1 "$out/bin/deepinfer" |
+outside=$(for program in "${programs[@]}"; do env -i LD_TRACE_LOADED_OBJECTS=1 "$program"; done |
   grep '=> ' | grep -v "=> $out/" | awk '{print $1}' | grep -vE "$glibc" || true)
 [ -z "$outside" ] || die "these still come from the machine: $outside"
 size=$(du -sm "$out" | cut -f1)

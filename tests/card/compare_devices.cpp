@@ -155,10 +155,11 @@ Result<std::vector<std::vector<int32_t>>> texts_of(const Llm& llm) {
 Result<std::unique_ptr<Llm>> load(const std::string& model, const std::string& device) {
   Config config;
   config.model.name = model;
-  config.model.max_model_len = 512;
+  config.model.max_model_len = 256;
   config.gpu.device = device;
   config.gpu.max_num_seqs = 64;
   config.server.max_queue = 4096;
+  config.server.queue_timeout = 600;
   auto checkpoint = open_checkpoint(model);
   if (!checkpoint) checkpoint = open_weights(model);
   if (!checkpoint) return std::move(checkpoint).error();
