@@ -22,7 +22,7 @@ ALLOWED = {
     "backend/cuda": ["backend/cuda.h", "backend/cuda_gpu.h", "backend/cuda_error.h", "backend/cuda_step.h",
                      "emulation/emulator.h"],
     "backend/no_cuda": ["backend/cuda.h", "backend/cuda_gpu.h", "backend/cuda_error.h", "backend/cuda_step.h",
-                        "backend/cuda/sample.h"],
+                        "backend/cuda/sample.h", "backend/cuda/staging.h"],
     "device": ["base", "config"],
     "comm": ["tensor", "base"],
     "quant": ["ops", "tensor", "base"],
@@ -30,7 +30,7 @@ ALLOWED = {
     "model": ["quant", "ops", "tensor", "base", "comm", "text"],
     "engine": ["model", "quant", "ops", "tensor", "base", "config", "comm", "text", "device",
                "backend/cuda_gpu.h", "backend/cuda_error.h", "backend/cuda_step.h", "backend/cuda/device_batch.h",
-               "backend/cuda/sample.h"],
+               "backend/cuda/sample.h", "backend/cuda/staging.h"],
     "server": ["engine", "model", "text", "config", "base", "device"],
     "cli": ["server", "engine", "model", "quant", "ops", "tensor", "text", "config", "base", "device"],
 }

@@ -260,21 +260,6 @@ def test_settings_of_the_device_that_was_found(deepinfer, build_dir, has_cuda):
     assert "max_num_seqs: 7" in setting("--max-num-seqs", 7)
 
 
-@pytest.mark.parametrize("machine, reason", [
-    ("init=9", "the NVIDIA driver is not loaded"),
-    ("driver=570.1;cuda=12080;gpu=Some card|GPU-1|24564|20000|8.9|3|40|20000|450000|", "570.1"),
-])
-def test_without_a_usable_gpu_it_runs_on_the_cpu_and_says_why(deepinfer, build_dir, default_model, machine, reason):
-    env = fake_gpus(build_dir, machine)
-    ask = ("--model", default_model, "--temperature", 0, "--max-tokens", 4, "What color is the sky?")
-    done = call(deepinfer, "run", "--log-level", "info", *ask, env=env)
-    assert done.returncode == 0 and done.stdout.startswith("The sky"), done
-    line = next(line for line in done.stderr.splitlines() if "running on the CPU" in line)
-    assert reason in line
-    asked = call(deepinfer, "run", "--device", "cuda", *ask, env=env)
-    assert asked.returncode == 4 and reason in asked.stderr and "gpu.device: cpu" in asked.stderr, asked
-
-
 class Terminal:
     """The program in a terminal of its own."""
 
