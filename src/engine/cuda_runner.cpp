@@ -98,14 +98,28 @@ void CudaRunner::forward(const Step& step) {
   StepBatch batch = writer_->batch(f.shape, block);
   device_batch_ = bounds(f);
   batch.device = &device_batch_;
-  logits_ = make_tensor(logits_memory_.data(), DType::kF32, {f.shape.logit_rows, info_.vocab_size},
-                        context_.device);
+  place_results(f.shape);
   if (f.padded) {
     Graphs& graphs = graphs_[rows];
     replay(graphs.forward, graphs.forward_warm, [&] { run_forward(batch, f.shape); });
   } else {
     run_forward(batch, f.shape);
   }
+}
+
+// Where forward leaves what sample reads; the same place for every step of a shape, as graphs must find it.
+void CudaRunner::place_results(const cuda::StepShape& shape) {
+  const int64_t hidden = model_->config().hidden, tokens = shape.tokens;
+  logits_ = hidden_ = {};
+  scratch_.reset();
+  if (in_pieces(shape)) {
+    hidden_ = make_tensor(scratch_.allocate_n<float>(static_cast<size_t>(tokens * hidden)), DType::kF32,
+                          {tokens, hidden}, context_.device);
+  } else {
+    logits_ = make_tensor(logits_memory_.data(), DType::kF32, {shape.logit_rows, info_.vocab_size},
+                          context_.device);
+  }
+  hidden_end_ = scratch_.used();
 }
 
 // Rare: many blocks at once, as after a long prefix was found in the cache.
@@ -135,9 +149,9 @@ cuda::DeviceBatch CudaRunner::bounds(const Flight& f) const {
 
 void CudaRunner::run_forward(const StepBatch& batch, const cuda::StepShape& shape) {
   cuda::begin_step(*gpu_, state_, shape);
-  scratch_.reset();
+  scratch_.reset(hidden_end_);
   gpu_->pdl = gpu_->fast.pdl && batch.device->decode_rows == shape.rows && shape.rows <= options_.pdl_rows;
-  model_->forward(context_, batch, *kv_, slots_, {.logits = logits_});
+  model_->forward(context_, batch, *kv_, slots_, {.hidden_out = hidden_, .logits = logits_});
   gpu_->pdl = false;
 }
 
@@ -172,6 +186,7 @@ void CudaRunner::replay(cuda::Graph& graph, bool& warm, const std::function<void
 }
 
 std::vector<float> CudaRunner::read_logits() {
+  DI_CHECK(logits_, "the logits of the last forward were computed in pieces, or there was none");
   std::vector<float> out(static_cast<size_t>(logits_.elems()));
   guarded([&] {
     // Not pinned: the copy is done when the call returns, or soon after.

@@ -34,7 +34,8 @@ struct CudaRunnerOptions {
   std::vector<int> graph_sizes;
   int pdl_rows = 32;  // graphs of at most so many rows let kernels overlap, where the card can
   int max_in_flight = 2;
-  PlanCache plan_cache;  // how much of what is left becomes KV cache
+  size_t logits_bytes = 0;  // where a step's logits are more, they are computed in pieces of it; 0: in one
+  PlanCache plan_cache;     // how much of what is left becomes KV cache
 };
 
 // The rows that graphs are captured for.
@@ -106,10 +107,13 @@ class CudaRunner final : public ModelRunner {
 
   void forward(const Step& step);
   void send_deltas();
+  void place_results(const cuda::StepShape& shape);
   void run_forward(const StepBatch& batch, const cuda::StepShape& shape);
   void sample(const Step& step);
   void pack_samples(const Step& step, Flight& f);
   void run_sample(const Flight& f);
+  void sample_rows(int32_t first, const Tensor& logits);
+  bool in_pieces(const cuda::StepShape& shape) const { return shape.logit_rows > piece_rows_; }
   cuda::DeviceBatch bounds(const Flight& f) const;
   cuda::Graph capture(const std::function<void()>& body);
   // Runs `body` as a graph of its own, once it ran without.
@@ -143,7 +147,10 @@ class CudaRunner final : public ModelRunner {
   bool captures_ = true;            // until one failed
   cuda::DeviceBatch device_batch_;  // of the forward that was launched last
   StepSummary summary_;
-  Tensor logits_;
+  int32_t piece_rows_ = 0;  // rows that logits_memory_ holds
+  Tensor logits_;           // of the forward that was launched last, or none when they come in pieces
+  Tensor hidden_;           // then: what they are computed from, in the scratch arena behind hidden_end_
+  size_t hidden_end_ = 0;
   std::vector<SampleRow> sample_rows_;
   cuda::Event deltas_sent_;
   std::string lost_;  // why the device is gone

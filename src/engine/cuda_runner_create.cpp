@@ -179,8 +179,10 @@ Result<void> CudaRunner::allocate() {
   context_.gpu = gpu_.get();
   context_.activation = o.activation;
   DI_TRY(allocate_state());
-  const auto logits = static_cast<size_t>(o.max_num_seqs) * static_cast<size_t>(info_.vocab_size);
-  DI_ASSIGN(logits_memory_, gpu_->allocate(logits * sizeof(float)));
+  const size_t row = static_cast<size_t>(info_.vocab_size) * sizeof(float);
+  const size_t fitting = o.logits_bytes == 0 ? static_cast<size_t>(o.max_num_seqs) : o.logits_bytes / row;
+  piece_rows_ = static_cast<int32_t>(std::clamp<size_t>(fitting, 1, static_cast<size_t>(o.max_num_seqs)));
+  DI_ASSIGN(logits_memory_, gpu_->allocate(row * static_cast<size_t>(piece_rows_)));
   DI_ASSIGN(Buffer scratch,
             gpu_->allocate(model_->scratch_bytes(context_, largest_.tokens, largest_.logit_rows)));
   scratch_ = Arena(std::move(scratch), kAlign);

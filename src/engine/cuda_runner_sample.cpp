@@ -82,7 +82,27 @@ void CudaRunner::pack_samples(const Step& step, Flight& f) {
   }
 }
 
+// Where logits come in pieces, the head belongs to this half: their memory is used again for each piece.
 void CudaRunner::run_sample(const Flight& f) {
+  const int32_t rows = f.shape.logit_rows;
+  for (int32_t first = 0; first < rows; first += piece_rows_) {
+    const int32_t count = std::min(piece_rows_, rows - first);
+    const Tensor logits =
+        make_tensor(logits_memory_.data(), DType::kF32, {count, info_.vocab_size}, context_.device);
+    if (in_pieces(f.shape)) {
+      cuda::DeviceBatch device = device_batch_;
+      device.logit_token += first;
+      StepBatch batch = writer_->batch(f.shape, f.step_block.data());
+      batch.logit_token = batch.logit_token.subspan(first, count);
+      batch.device = &device;
+      scratch_.reset(hidden_end_);
+      model_->head(context_, batch, hidden_, logits);
+    }
+    sample_rows(first, logits);
+  }
+}
+
+void CudaRunner::sample_rows(int32_t first, const Tensor& logits) {
   std::byte* out = output_memory_.data();
   const cuda::SampleOutputs outputs{.token = reinterpret_cast<int32_t*>(out),
                                     .logprob = reinterpret_cast<float*>(out + output_layout_.logprob),
@@ -90,10 +110,9 @@ void CudaRunner::run_sample(const Flight& f) {
                                     .top_logprob = reinterpret_cast<float*>(out + output_layout_.top_logprob),
                                     .top_stride = cuda::kMaxTopLogprobs,
                                     .last_token = state_.last_token};
-  const Tensor logits = make_tensor(logits_memory_.data(), DType::kF32,
-                                    {f.shape.logit_rows, info_.vocab_size}, context_.device);
-  cuda::sample_device(*gpu_, logits, sample_block_, device_batch_, info_.block_size, outputs,
-                      sample_scratch_.data());
+  cuda::DeviceSampleBlock block = sample_block_;
+  block.first_row = first;
+  cuda::sample_device(*gpu_, logits, block, device_batch_, info_.block_size, outputs, sample_scratch_.data());
 }
 
 }  // namespace deepinfer

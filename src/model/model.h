@@ -29,6 +29,9 @@ class Model {
   virtual std::vector<KvGroupSpec> kv_groups(DType kv_dtype) const = 0;
   virtual void forward(Context& context, const StepBatch& batch, const KvCache& kv, const SlotTable& slots,
                        const StageIO& io) = 0;
+  // The end of forward() alone: logits [S, V] of batch.logit_token out of the last layer's hidden [T, H]. For
+  // logits that are computed in pieces.
+  virtual void head(Context& context, const StepBatch& batch, const Tensor& hidden, const Tensor& logits) = 0;
   virtual size_t scratch_bytes(const Context& context, int64_t tokens, int64_t logit_rows) const = 0;
 };
 

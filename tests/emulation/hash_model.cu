@@ -84,6 +84,7 @@ class HashModel final : public Model {
     config_.vocab_size = o.vocab_size;
     config_.layers = 1;
     config_.max_position = 4096;
+    config_.hidden = 2;  // floats, in which a value stands
   }
   const ModelConfig& config() const override { return config_; }
 
@@ -104,25 +105,32 @@ class HashModel final : public Model {
     DI_CHECK(batch.device != nullptr, "a batch that is not on the device");
     if (options_.before_forward) options_.before_forward(batch);
     cuda::Gpu& gpu = *context.gpu;
-    auto* values = context.scratch->allocate_n<uint64_t>(static_cast<size_t>(batch.num_tokens));
-    auto config = [&](int blocks) {
-      return cuda::LaunchConfig{.grid = dim3(static_cast<unsigned>(blocks)),
-                                .block = dim3(kThreads),
-                                .stream = cuda::stream_of(gpu),
-                                .pdl = gpu.pdl};
-    };
-    cuda::launch(config(batch.num_rows), forward_kernel, *batch.device, store(kv, 0),
+    const Tensor hidden = io.hidden_out
+                              ? io.hidden_out
+                              : make_tensor(context.scratch->allocate_n<uint64_t>(batch.num_tokens),
+                                            DType::kF32, {batch.num_tokens, config_.hidden}, context.device);
+    auto* values = hidden.as<uint64_t>();
+    cuda::launch(config(gpu, batch.num_rows), forward_kernel, *batch.device, store(kv, 0),
                  options_.window > 0 ? store(kv, 1) : Store{}, values);
-    const auto rows = static_cast<int>(io.logits.size(0));
+    if (!io.hidden_out) head(context, batch, hidden, io.logits);
+  }
+  void head(Context& context, const StepBatch& batch, const Tensor& hidden, const Tensor& logits) override {
+    const auto rows = static_cast<int>(logits.size(0));
     if (rows > 0)
-      cuda::launch(config(rows), logits_kernel, *batch.device, values, io.logits.as<float>(),
-                   options_.vocab_size);
+      cuda::launch(config(*context.gpu, rows), logits_kernel, *batch.device, hidden.as<uint64_t>(),
+                   logits.as<float>(), options_.vocab_size);
   }
   size_t scratch_bytes(const Context&, int64_t tokens, int64_t) const override {
     return static_cast<size_t>(tokens) * sizeof(uint64_t) + 256;
   }
 
  private:
+  static cuda::LaunchConfig config(const cuda::Gpu& gpu, int blocks) {
+    return {.grid = dim3(static_cast<unsigned>(blocks)),
+            .block = dim3(kThreads),
+            .stream = cuda::stream_of(gpu),
+            .pdl = gpu.pdl};
+  }
   static Store store(const KvCache& kv, int group) {
     const KvLayer layer = kv.layer(group, 0);
     return {layer.k(0), layer.block_stride, layer.block_size, group, layer.spec.window};

@@ -20,10 +20,10 @@ namespace deepinfer::cuda {
 namespace sampling {
 
 struct Args {
-  const float* logits = nullptr;  // [rows, stride]
+  const float* logits = nullptr;  // [rows, stride] of the step's rows from first_row on
   int64_t stride = 0;
   int32_t vocab = 0;
-  int32_t rows = 0, scratch_rows = 0;
+  int32_t first_row = 0, rows = 0, scratch_rows = 0;
   int32_t block_shift = 0;  // log2 of the KV block
   const int32_t* changed = nullptr;
   const DeviceSampleRow* row = nullptr;
@@ -70,7 +70,7 @@ class RowSampler : Block<kThreads> {
       : a_(args), s_(B::shared()), row_(args.row[index]), index_(index) {}
 
   __device__ void run(int32_t scratch_row) {
-    Logits raw{.x = a_.logits + index_ * a_.stride, .vocab = a_.vocab};
+    Logits raw{.x = a_.logits + (index_ - a_.first_row) * a_.stride, .vocab = a_.vocab};
     Logits x = raw;
     if (row_.mask >= 0) x.mask = a_.masks + static_cast<int64_t>(row_.mask) * ((a_.vocab + 31) / 32);
     const bool changed = (row_.flags & kSampleChanged) != 0;
@@ -315,7 +315,8 @@ class RowSampler : Block<kThreads> {
   const int64_t index_;
 };
 
-// Block b < rows: row b, unless it is changed. The others: changed rows, in turn.
+// Block b < rows: row b of the logits, unless it is changed. The others: changed rows of these logits, in
+// turn.
 template <int kThreads>
 __global__ void __launch_bounds__(kThreads, 1) sample_rows(const __grid_constant__ Args args) {
   grid_dependency_wait();
@@ -325,7 +326,8 @@ __global__ void __launch_bounds__(kThreads, 1) sample_rows(const __grid_constant
   const int32_t mine = changed ? block - args.rows : 0;
   const int32_t count = changed ? args.changed[0] : 1;
   for (int32_t i = mine; i < count; i += args.scratch_rows) {
-    const int32_t index = changed ? args.changed[1 + i] : block;
+    const int32_t index = changed ? args.changed[1 + i] : args.first_row + block;
+    if (index < args.first_row || index >= args.first_row + args.rows) continue;
     const DeviceSampleRow& row = args.row[index];
     if ((row.flags & kSamplePadding) != 0) {
       if (threadIdx.x == 0 && args.out.last_token != nullptr) args.out.last_token[row.slot] = 0;
@@ -383,12 +385,14 @@ void sample_device_with(int threads, Gpu& gpu, const SampleCall& call) {
   const int64_t rows = logits.size(0), vocab = logits.size(1);
   DI_CHECK(vocab >= 1 && vocab <= kMaxSampleVocab, "sample: a vocabulary of {}, expected 1 to {}", vocab,
            kMaxSampleVocab);
-  DI_CHECK(rows <= block.layout.max_rows, "sample: {} rows, the block has {}", rows, block.layout.max_rows);
+  DI_CHECK(block.first_row + rows <= block.layout.max_rows, "sample: rows {} to {}, the block has {}",
+           block.first_row, block.first_row + rows, block.layout.max_rows);
   if (rows == 0) return;
   sampling::Args args{
       .logits = logits.as<float>(),
       .stride = logits.stride[0],
       .vocab = static_cast<int32_t>(vocab),
+      .first_row = block.first_row,
       .rows = static_cast<int32_t>(rows),
       .scratch_rows = std::min(scratch_rows(block.layout.max_rows, vocab), static_cast<int32_t>(rows)),
       .changed = reinterpret_cast<const int32_t*>(block.data),

@@ -60,6 +60,7 @@ struct DeviceSampleBlock {
   std::byte* data = nullptr;  // [sample_block_bytes]
   SampleBlockLayout layout;
   const uint32_t* masks = nullptr;  // [max_rows][mask_words(vocab)], rows as pack_masks() numbers them
+  int32_t first_row = 0;            // of the block: what row 0 of the logits is, when they come in pieces
 };
 
 struct SamplePacking {

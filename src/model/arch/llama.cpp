@@ -30,6 +30,11 @@ class Llama final : public Model {
 
   void forward(Context& context, const StepBatch& batch, const KvCache& kv, const SlotTable& slots,
                const StageIO& io) override;
+  void head(Context& context, const StepBatch& batch, const Tensor& hidden, const Tensor& logits) override {
+    const LinearWeight* weight = head_ ? &head_ : &embedding_;
+    const Norm norm{final_norm_.tensor(), c_.norm_eps};
+    ops::head(context, {.batch = &batch, .hidden = hidden, .norm = norm, .weight = weight, .logits = logits});
+  }
   size_t scratch_bytes(const Context& context, int64_t tokens, int64_t logit_rows) const override;
 
   Result<void> load(const ModelConfig& config, const Loader& loader, LayerRange range);
@@ -54,9 +59,8 @@ void Llama::forward(Context& context, const StepBatch& batch, const KvCache& kv,
     return make_tensor(arena.allocate(T * row_bytes(dtype, cols)), dtype, {T, cols}, context.device);
   };
   const DType act = context.activation;
-  const Tensor hidden = io.hidden_in    ? io.hidden_in
-                        : io.hidden_out ? io.hidden_out
-                                        : buffer(c_.hidden, DType::kF32);
+  const Tensor given = io.hidden_in ? io.hidden_in : io.hidden_out;
+  const Tensor hidden = given ? given : buffer(c_.hidden, DType::kF32);
   const Tensor rope = buffer(c_.head_dim, DType::kF32), ffn = buffer(c_.ffn, act);
   const Tensor q = buffer(q_dim(), act), mixed = buffer(q_dim(), act);
 
@@ -87,21 +91,16 @@ void Llama::forward(Context& context, const StepBatch& batch, const KvCache& kv,
                            .out = ffn});
     ops::project(context, {.x = ffn, .weight = &l.down, .bias = l.down_bias.tensor(), .residual = hidden});
   }
-  if (!io.hidden_out)
-    ops::head(context, {.batch = &batch,
-                        .hidden = hidden,
-                        .norm = {final_norm_.tensor(), c_.norm_eps},
-                        .weight = head_ ? &head_ : &embedding_,
-                        .logits = io.logits});
+  if (!io.hidden_out) head(context, batch, hidden, io.logits);
   arena.reset(mark);
 }
 
 size_t Llama::scratch_bytes(const Context& context, int64_t tokens, int64_t logit_rows) const {
   const int64_t columns = c_.hidden + c_.head_dim + 2 * q_dim() + c_.ffn;
   const int64_t widest = std::max<int64_t>({c_.hidden, c_.ffn, q_dim()});
-  const int64_t most_rows = std::max<int64_t>({q_dim() + 2 * kv_dim(), 2 * int64_t{c_.ffn}, c_.vocab_size});
+  const int64_t rows = std::max<int64_t>({q_dim() + 2 * kv_dim(), 2 * int64_t{c_.ffn}, c_.vocab_size});
   return tokens * columns * sizeof(float) + 8 * 256 +  // what alignment may cost
-         ops::scratch_bytes(context, tokens, logit_rows, widest, most_rows);
+         ops::scratch_bytes(context, tokens, logit_rows, widest, rows);
 }
 
 Result<void> Llama::load_layer(const Loader& load, int index, Layer& l) {
