@@ -17,6 +17,7 @@ struct GpuTuning {
   std::vector<int> graph_sizes;  // batches that get a decode graph, ascending; the last is max_num_seqs
   int pdl_max_batch = 0;         // programmatic dependent launch for decode batches up to this; 0: never
   uint64_t headroom_bytes = 0;   // of the free memory, to be left alone whatever the utilization says
+  uint64_t logits_bytes = 0;     // logits of a step are computed in pieces of rows that fit in here
   std::string warning;           // to be logged; empty: none
 };
 

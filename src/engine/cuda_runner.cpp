@@ -6,18 +6,14 @@
 #include "backend/cuda_error.h"
 #include "base/check.h"
 #include "base/log.h"
+#include "device/tuning.h"
 
 namespace deepinfer {
 
 std::vector<int> graph_sizes(const CudaRunnerOptions& o) {
   std::vector<int> sizes;
   if (o.enforce_eager) return sizes;
-  if (o.graph_sizes.empty()) {
-    for (int n : {1, 2, 4, 8, 16, 24, 32, 48, 64, 96}) sizes.push_back(n);
-    for (int n = 128; n <= o.max_num_seqs; n += 32) sizes.push_back(n);
-  } else {
-    sizes = o.graph_sizes;
-  }
+  sizes = o.graph_sizes.empty() ? graph_sizes(o.max_num_seqs, false) : o.graph_sizes;
   std::erase_if(sizes, [&](int n) { return n < 1 || n >= o.max_num_seqs; });
   sizes.push_back(o.max_num_seqs);
   std::sort(sizes.begin(), sizes.end());

@@ -29,8 +29,8 @@ struct CudaRunnerOptions {
   DType kv_dtype = DType::kBF16;
   DType activation = DType::kBF16;  // what the model was loaded with
   bool enforce_eager = false;       // no graphs
-  // Rows that decode graphs are captured for, ascending; empty: 1, 2, 4, 8, 16, 24, 32 and so on. Always up
-  // to max_num_seqs.
+  // Rows that decode graphs are captured for, ascending; empty: those of device/tuning.h. Always up to
+  // max_num_seqs.
   std::vector<int> graph_sizes;
   int pdl_rows = 32;  // graphs of at most so many rows let kernels overlap, where the card can
   int max_in_flight = 2;

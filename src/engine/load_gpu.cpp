@@ -139,8 +139,8 @@ Result<std::unique_ptr<CudaRunner>> make_runner(const Job& job, std::unique_ptr<
                           .activation = job.types.activation,
                           .enforce_eager = !job.tuning.cuda_graphs,
                           .graph_sizes = job.tuning.graph_sizes,
-                          .logits_bytes = job.tuning.logits_bytes,
                           .pdl_rows = job.tuning.pdl_max_batch,
+                          .logits_bytes = job.tuning.logits_bytes,
                           .plan_cache = [planned, request = job.request](const MeasuredMemory& measured) {
                             *planned = true;
                             return plan_cache(measured, request);

@@ -28,6 +28,7 @@ struct Scene {
   int seqs = 5, tokens = 40, max_len = 128;
   int64_t blocks = 40;
   std::vector<int> graph_sizes;
+  size_t logits_bytes = 0;
 };
 
 fs::path path_of(const std::string& model) {
@@ -64,6 +65,7 @@ std::unique_ptr<CudaRunner> make_runner(const Scene& s) {
        .activation = s.activation,
        .enforce_eager = s.eager,
        .graph_sizes = s.graph_sizes,
+       .logits_bytes = s.logits_bytes,
        .plan_cache = [&s](const MeasuredMemory& m) { return CachePlan{s.blocks, m.max_model_len}; }});
   if (!runner) ADD_FAILURE() << runner.error().message;
   return runner ? std::move(*runner) : nullptr;
@@ -310,6 +312,7 @@ TEST(ModelEmulated, DeterministicMeansTheSameTokensWhateverRunsBeside) {
     s.tokens = 9;
     s.eager = false;
     s.graph_sizes = {3};
+    s.logits_bytes = 2 * static_cast<size_t>(cpu->vocab_size()) * sizeof(float);  // in pieces
     const std::vector<Answer> chunks = answers_of(s, requests);
     for (size_t i = 0; i < requests.size(); ++i) {
       const std::vector<Answer> alone = answers_of(s, {requests[i]});
