@@ -7,7 +7,7 @@
 #include <random>
 
 #include "backend/cuda_gpu.h"
-#include "emulation/emulated_gpu.h"
+#include "emulation/fresh_machine.h"
 #include "engine/step_writer.h"
 
 namespace deepinfer::test {
@@ -201,8 +201,7 @@ class History {
 TEST(StepEmulated, TheDeviceHasWhatTheHostSent) {
   bool overflowed = false, within = false;
   for (uint64_t seed = 1; seed <= 40; ++seed) {
-    emulation::reset_machine();
-    emulation::set_seed(seed);
+    fresh_machine(seed);
     History history(seed, static_cast<int>(1 + seed % 2), seed % 3 == 0 ? 3 : 200);
     for (int i = 0; i < 30; ++i) {
       const std::string wrong = history.step();
