@@ -1,0 +1,214 @@
+// The products of a Llama-3.1-8B layer on a card, by number of tokens and by kernel: microseconds, GB/s of
+// packed weights and TFLOP/s, a JSON object a line. Weights of several layers take turns in one graph, so
+// that they come from memory and not from the cache.
+//
+//   cuda_linear_bench [bf16|q4_0|q4_1|q8_0] [pdl]
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "backend/cuda.h"
+#include "backend/cuda/linear.h"
+#include "backend/cuda_gpu.h"
+#include "base/check.h"
+
+namespace deepinfer {
+namespace {
+
+constexpr int kLayers = 4;
+constexpr int64_t kTokens[] = {1, 2, 4, 8, 16, 17, 32, 64, 128, 256, 512, 1024, 4096, 8192};
+
+struct Shape {
+  const char* name;
+  int64_t rows, cols;
+  cuda::Epilogue epilogue;
+  bool norm;
+};
+constexpr Shape kShapes[] = {{"qkv", 6144, 4096, cuda::Epilogue::kStore, true},
+                             {"o", 4096, 4096, cuda::Epilogue::kAdd, false},
+                             {"gate_up", 28672, 4096, cuda::Epilogue::kGated, true},
+                             {"down", 4096, 14336, cuda::Epilogue::kAdd, false}};
+
+struct Path {
+  const char* name;
+  bool skinny, cublaslt;
+};
+constexpr Path kPaths[] = {{"as served", true, true}, {"tile", false, false}, {"cublaslt", false, true}};
+
+template <class T>
+T must(Result<T> r) {
+  DI_CHECK(r.ok(), "{}", r.error().message);
+  return std::move(r).value();
+}
+
+// Numbers as weights have them; the same rows again and again, for the values do not matter.
+std::vector<std::byte> random_rows(DType dtype, int64_t rows, int64_t cols) {
+  const auto stride = static_cast<size_t>(row_bytes(dtype, cols));
+  constexpr int64_t kDifferent = 64;
+  std::vector<std::byte> data(stride * static_cast<size_t>(rows));
+  std::mt19937 random(1);
+  const DTypeInfo& t = info(dtype);
+  for (size_t i = 0; i < stride * kDifferent; i += 2) {
+    const auto bits = static_cast<uint16_t>(t.block_elems > 1 ? random() : 0x3c00 | (random() & 0x80ff));
+    std::memcpy(&data[i], &bits, 2);
+  }
+  for (size_t i = 0; t.block_elems > 1 && i < stride * kDifferent; i += t.block_bytes) {
+    const uint16_t scale = 0x1400, minimum = 0x9c00;
+    std::memcpy(&data[i], &scale, 2);
+    if (dtype == DType::kQ4_1) std::memcpy(&data[i + 2], &minimum, 2);
+  }
+  for (int64_t r = kDifferent; r < rows; r += kDifferent)
+    std::memcpy(&data[stride * static_cast<size_t>(r)], data.data(),
+                stride * static_cast<size_t>(std::min(kDifferent, rows - r)));
+  return data;
+}
+
+class Bench {
+ public:
+  Bench(DType dtype, bool pdl)
+      : pool_(static_cast<int>(std::max(1u, std::thread::hardware_concurrency() / 2))) {
+    gpu_ = must(cuda::Gpu::open({}));
+    const Result<void> ready = gpu_->open_fast_paths();
+    DI_CHECK(ready.ok(), "{}", ready.error().message);
+    context_ = {
+        .device = {Device::Kind::kCuda, 0}, .pool = &pool_, .gpu = gpu_.get(), .activation = DType::kBF16};
+    const int64_t most = *std::max_element(std::begin(kTokens), std::end(kTokens));
+    arena_ = Arena(must(gpu_->allocate(cuda::linear_scratch(context_, most, 14336, 28672))), 256);
+    context_.scratch = &arena_;
+    in_ = filled(0x3c, static_cast<size_t>(most) * 14336 * 4);  // 0.0115 in both types: zeros cost less power
+    out_ = filled(0, static_cast<size_t>(most) * 28672 * 4);
+    norm_ = must(cuda::upload(context_, std::vector<float>(14336, 1.0f)));
+    pdl_ = pdl;
+    for (const Shape& s : kShapes) weights_.push_back(pack(s, dtype));
+  }
+
+  void run() {
+    const cuda::FastPaths all = gpu_->fast;
+    for (size_t i = 0; i < std::size(kShapes); ++i) {
+      for (const int64_t tokens : kTokens) {
+        for (const Path& path : kPaths) {
+          if (path.cublaslt && !path.skinny && !all.cublaslt) continue;
+          gpu_->fast.skinny = path.skinny && all.skinny;
+          gpu_->fast.cublaslt = path.cublaslt && all.cublaslt;
+          report(kShapes[i], tokens, path, seconds(i, tokens));
+        }
+      }
+    }
+    gpu_->fast = all;
+  }
+
+ private:
+  Buffer filled(int byte, size_t bytes) {
+    Buffer b = must(gpu_->allocate(bytes));
+    gpu_->fill(b.data(), byte, bytes);
+    return b;
+  }
+
+  std::vector<LinearWeight> pack(const Shape& s, DType dtype) {
+    const bool paired = s.epilogue == cuda::Epilogue::kGated;
+    const int64_t rows = paired ? s.rows / 2 : s.rows;
+    const std::vector<std::byte> data = random_rows(dtype, rows, s.cols);
+    LinearSource source{.dtype = dtype, .cols = s.cols, .parts = {{data.data(), rows}}};
+    if (paired) source.parts.push_back({data.data(), rows});
+    if (paired) source.order = RowOrder::kPaired;
+    std::vector<LinearWeight> layers;
+    for (int i = 0; i < kLayers; ++i) layers.push_back(must(cuda::pack_linear(context_, source)));
+    return layers;
+  }
+
+  void launch(size_t shape, int64_t tokens) {
+    const Shape& s = kShapes[shape];
+    const Norm norm{make_tensor(norm_.data(), DType::kF32, {s.cols}, context_.device), 1e-5f};
+    const bool paired = s.epilogue == cuda::Epilogue::kGated;
+    const DType out = s.epilogue == cuda::Epilogue::kAdd ? DType::kF32 : DType::kBF16;
+    for (const LinearWeight& w : weights_[shape])
+      cuda::linear(context_, {.weight = &w,
+                              .x = make_tensor(in_.data(), s.norm ? DType::kF32 : DType::kBF16,
+                                               {tokens, s.cols}, context_.device),
+                              .norm = s.norm ? &norm : nullptr,
+                              .epilogue = s.epilogue,
+                              .bias = {},
+                              .out = make_tensor(out_.data(), out, {tokens, paired ? s.rows / 2 : s.rows},
+                                                 context_.device)});
+  }
+
+  // Of one product: the best of a few runs of a graph.
+  double seconds(size_t shape, int64_t tokens) {
+    launch(shape, tokens);  // loads code, tunes
+    gpu_->synchronize();
+    gpu_->begin_capture();
+    gpu_->pdl = pdl_;
+    for (int i = 0; i < 4; ++i) launch(shape, tokens);
+    gpu_->pdl = false;
+    const cuda::Graph graph = gpu_->end_capture();
+    double best = std::numeric_limits<double>::infinity();
+    for (int i = 0; i < 5; ++i) {
+      gpu_->synchronize();
+      const auto start = std::chrono::steady_clock::now();
+      gpu_->launch(graph);
+      gpu_->synchronize();
+      best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    }
+    return best / (4 * kLayers);
+  }
+
+  void report(const Shape& s, int64_t tokens, const Path& path, double seconds) const {
+    const size_t shape = static_cast<size_t>(&s - kShapes);
+    const double bytes = static_cast<double>(weights_[shape].front().packed.size());
+    const double flop =
+        2.0 * static_cast<double>(tokens) * static_cast<double>(s.rows) * static_cast<double>(s.cols);
+    fmt::print(
+        R"({{"matrix": "{}", "tokens": {}, "kernel": "{}", "us": {:.2f}, "gb_s": {:.0f}, "tflop_s": {:.1f}}})"
+        "\n",
+        s.name, tokens, path.name, seconds * 1e6, bytes / seconds / 1e9, flop / seconds / 1e12);
+    std::fflush(stdout);
+  }
+
+  ThreadPool pool_;
+  std::unique_ptr<cuda::Gpu> gpu_;
+  Context context_;
+  Arena arena_;
+  Buffer in_, out_, norm_;
+  std::vector<std::vector<LinearWeight>> weights_;
+  bool pdl_ = false;
+};
+
+}  // namespace
+}  // namespace deepinfer
+
+int main(int argc, char** argv) {
+  using deepinfer::DType;
+  DType dtype = DType::kBF16;
+  bool pdl = false;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view a = argv[i];
+    if (a == "pdl")
+      pdl = true;
+    else if (a == "q4_0")
+      dtype = DType::kQ4_0;
+    else if (a == "q4_1")
+      dtype = DType::kQ4_1;
+    else if (a == "q8_0")
+      dtype = DType::kQ8_0;
+    else if (a != "bf16") {
+      fmt::print(stderr, "{}: got {}, expected bf16, q4_0, q4_1, q8_0 or pdl\n", argv[0], a);
+      return 2;
+    }
+  }
+  try {
+    deepinfer::Bench(dtype, pdl).run();
+  } catch (const std::exception& e) {
+    fmt::print(stderr, "{}\n", e.what());
+    return 1;
+  }
+  return 0;
+}
