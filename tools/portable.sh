@@ -36,8 +36,8 @@ while [ $# -gt 0 ]; do
 done
 if [ -n "$card_tests" ]; then
   groups+=(test)
-  targets="deepinfer card_tests"
-  options+=(-DDEEPINFER_BUILD_TESTS=ON)
+  targets="deepinfer card_tests cuda_linear_bench"
+  options+=(-DDEEPINFER_BUILD_TESTS=ON -DDEEPINFER_BUILD_BENCH=ON)
 fi
 
 install_packages "${groups[@]}"
@@ -51,7 +51,8 @@ rm -rf "$out/include" "$out/share/deepinfer/cuda_library_dirs"
 programs=("$out/bin/deepinfer")
 if [ -n "$card_tests" ]; then
   mkdir "$out/tests"
-  for program in "$root"/build/portable/tests/card/*_card_test "$root/build/portable/tests/card/compare_devices"; do
+  for program in "$root"/build/portable/tests/card/*_card_test "$root/build/portable/tests/card/compare_devices" \
+    "$root/build/portable/bench/cuda_linear_bench"; do
     programs+=("$out/tests/$(basename "$program")")
     llvm-strip-19 -o "$out/tests/$(basename "$program")" "$program"
   done

@@ -34,6 +34,14 @@ def read(path):
     return None
 
 
+def lines_of(path):
+    """A JSON object a line."""
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines() if line.startswith("{")]
+    except (OSError, ValueError):
+        return None
+
+
 def tests_of(path):
     """Counts of a GoogleTest report."""
     report = read(path)
@@ -56,6 +64,7 @@ def gather(parts):
     out["bench"] = read(parts / "bench-8b.out")
     out["start"] = {n: read(parts / f"bench-start-{n}.out") for n in ("first", "second")}
     out["gaps"] = read(parts / "bench-gaps.json")
+    out["linear"] = {n: lines_of(parts / f"bench-linear-{n}.out") for n in ("bf16", "q4_0")}
     out["default_model"] = read(parts / "bench-default.out")
     return out
 

@@ -7,10 +7,10 @@
 #   verify.sh take FOLDER               stores pieces made by pack.sh, for machines that are given them one by one
 # What it runs is the portable folder of pack.sh; without one it is built here, where tools/portable.sh can.
 # Writes <gpu>-<commit>.json and .md to $OUT, else to bench/results, with what was reached also when a part was cut off.
-# DEEPINFER_VERIFY_DIR (/tmp/deepinfer-verify) holds the pieces and the logs.
+# VERIFY_DIR (/tmp/deepinfer-verify) holds the pieces and the logs.
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-work=${DEEPINFER_VERIFY_DIR:-/tmp/deepinfer-verify}
+work=${VERIFY_DIR:-/tmp/deepinfer-verify}
 out=${OUT:-$root/bench/results}
 mkdir -p "$work/parts" "$out"
 failed=()
@@ -79,7 +79,10 @@ PY
   done
   export DEEPINFER_CUDA_LIB_DIR
 fi
-export DEEPINFER_CACHE_DIR=$work/cache
+export DEEPINFER_CACHE_DIR=$work/cache DI_TEST_SOURCE=$root
+"$bundle/bin/deepinfer" gpu-info --json >"$work/gpu-info.json" || die 'the program does not start here'
+python3 -c 'import json, sys; info = json.load(sys.stdin); sys.exit(0 if info["gpu_count"] else info["message"])' \
+  <"$work/gpu-info.json" || die 'no card: nothing to verify'
 
 # run NAME SECONDS command...: the output goes to a log, the exit status and the time to parts/NAME.status.
 run() {
@@ -163,6 +166,10 @@ print(r['copy_gb_per_second'], r['matmul_tflop_per_second'])" 2>/dev/null) || me
       --decode 128 --batch 64 --batch-prompt 1024 --repeat 1 --max-num-seqs 64
   fi
   rm -rf "$save"
+  if [ -x "$bundle/tests/cuda_linear_bench" ]; then
+    run bench-linear-bf16 40 "$bundle/tests/cuda_linear_bench" bf16
+    run bench-linear-q4_0 40 "$bundle/tests/cuda_linear_bench" q4_0
+  fi
   [ ! -f "$model" ] || run bench-default 40 "${bench[@]}" --model "$model" --prefill 512 --decode 128 --batch 32 --repeat 3
 }
 

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <random>
 
@@ -31,8 +32,10 @@ struct Scene {
   size_t logits_bytes = 0;
 };
 
+// DI_TEST_SOURCE: where the repository lies on the machine that runs the test, when it was built elsewhere.
 fs::path path_of(const std::string& model) {
-  return fs::path(DI_SOURCE_DIR) / "tests/golden/tiny_llama" / model;
+  const char* root = std::getenv("DI_TEST_SOURCE");
+  return fs::path(root != nullptr ? root : DI_SOURCE_DIR) / "tests/golden/tiny_llama" / model;
 }
 
 std::unique_ptr<CudaRunner> make_runner(const Scene& s) {
