@@ -359,6 +359,15 @@ TEST(CudaAttentionOperation, TakesALayersCache) {
   }
 }
 
+// A grid's third dimension ends at 65,535.
+TEST(CudaAttentionKinds, MoreDecodeRowsThanAGridHas) {
+  Case c{.name = "many rows", .heads = 1, .kv_heads = 1, .dim_k = 16, .dim_v = 16};
+  c.rows.assign(65540, {0, 1, true});
+  c.rows[7] = {3}, c.rows.back() = {40};
+  World w(c, 5);
+  compare(w, run(w, {}));
+}
+
 // Without a cut at fixed positions too: a step of one kind is close to the same tokens as another kind.
 TEST(CudaAttentionKinds, DecodeRowsAsChunks) {
   World w({.name = "kinds", .dim_k = 32, .dim_v = 32, .rows = {{70}, {1}, {33}}}, 3);

@@ -65,6 +65,15 @@ TEST_F(GpuTest, FactsAreTheCards) {
   EXPECT_EQ(gpu.memory().total_bytes, size_t{1} << 30);
 }
 
+// Code that a driver made from PTX of compute_80 has no wait for the kernel in front: nothing may overlap.
+TEST_F(GpuTest, KernelsOverlapOnlyWhereTheirCodeWaits) {
+  const auto overlaps = [&](int major, int minor) { return open({.major = major, .minor = minor}).fast.pdl; };
+  EXPECT_FALSE(overlaps(8, 9));
+  EXPECT_TRUE(overlaps(9, 0));
+  EXPECT_FALSE(overlaps(10, 0));
+  EXPECT_TRUE(overlaps(12, 1));
+}
+
 TEST_F(GpuTest, TooMuchMemoryIsRefusedWithTheNumbers) {
   Gpu& gpu = open({.total_memory = size_t{2} << 30, .used_by_others = size_t{1} << 30});
   EXPECT_EQ(gpu.memory_at_open().free_bytes, size_t{1} << 30);

@@ -169,6 +169,27 @@ TEST_F(Runtime, DependentsInAGraphStartEarly) {
   EXPECT_GE(wrong, 3);
 }
 
+// A graph's kernel needs as much shared memory as at its capture, whatever was launched since. Mutation: the
+// limit is lowered.
+TEST_F(Runtime, AGraphsKernelKeepsItsSharedMemory) {
+  const DeviceArray<int64_t> p(std::vector<int64_t>{0});
+  const cudaStream_t s = stream();
+  const auto append_with = [&](size_t bytes) {
+    launch({.grid = dim3(1), .block = dim3(1), .smem = bytes, .stream = s}, append, p.data(), 1);
+  };
+  DI_CUDA_CHECK(cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal));
+  append_with(100 << 10);
+  const cudaGraphExec_t exec = end_capture(s);
+  append_with(60 << 10);
+  DI_CUDA_CHECK(cudaGraphLaunch(exec, s));
+  DI_CUDA_CHECK(cudaStreamSynchronize(s));
+  EXPECT_EQ(*p.data(), 11);
+  DI_CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(&append),
+                                     cudaFuncAttributeMaxDynamicSharedMemorySize, 60 << 10));
+  EXPECT_EQ(cudaGraphLaunch(exec, s), cudaErrorInvalidValue);
+  DI_CUDA_CHECK(cudaGraphExecDestroy(exec));
+}
+
 // A card before 9.0 knows no such launches.
 TEST_F(Runtime, OldCardsRunKernelsOneAfterAnother) {
   restart({.major = 8, .minor = 9});

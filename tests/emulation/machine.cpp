@@ -116,6 +116,17 @@ Stream* Machine::add_stream(bool blocking) {
   return streams_.back().get();
 }
 
+size_t Machine::shared_limit(const void* function) const {
+  const auto set = shared_limits.find({current_device(), function});
+  return set == shared_limits.end() ? size_t{48} << 10 : set->second;
+}
+
+// As a build for all cards (80, 89, 90a, 120f) has it.
+int Machine::code_architecture() const {
+  const int card = 10 * config.major + config.minor;
+  return card == 89 || card == 90 ? card : config.major == 12 ? 120 : 80;
+}
+
 void Machine::remove_stream(Stream* stream) {
   std::erase_if(streams_, [&](const auto& s) { return s.get() == stream; });
 }

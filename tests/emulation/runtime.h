@@ -108,6 +108,11 @@ class Machine {
   // Its streams are free again.
   void release_capture(const Capture& capture);
 
+  // The function's limit of dynamic shared memory on the current device.
+  size_t shared_limit(const void* function) const;
+  // What the card's code was compiled for, 80 where the driver makes it from PTX.
+  int code_architecture() const;
+
   // Memory.
   cudaError_t allocate(void** out, size_t bytes, MemoryKind kind);
   cudaError_t free(void* p, MemoryKind kind);
@@ -129,6 +134,8 @@ class Machine {
   cudaError_t fault = cudaSuccess;
   std::vector<std::weak_ptr<Capture>> captures;
   double microseconds = 0;  // of the device's clock
+  // Dynamic shared memory that a kernel may have, by device, where it was set.
+  std::map<std::pair<int, const void*>, size_t> shared_limits;
   std::map<uintptr_t, Allocation> allocations;
 
  private:

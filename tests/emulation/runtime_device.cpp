@@ -212,9 +212,11 @@ cudaError_t cudaDeviceReset() {
 cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute what, int value) {
   return em::runtime_call([&] {
     if (!function) return cudaErrorInvalidDeviceFunction;
-    const bool too_much = what == cudaFuncAttributeMaxDynamicSharedMemorySize &&
-                          (value < 0 || static_cast<size_t>(value) > em::machine().config.shared_per_block);
-    return too_much ? cudaErrorInvalidValue : cudaSuccess;
+    if (what != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
+    em::Machine& m = em::machine();
+    if (value < 0 || static_cast<size_t>(value) > m.config.shared_per_block) return cudaErrorInvalidValue;
+    m.shared_limits[{em::current_device(), function}] = static_cast<size_t>(value);
+    return cudaSuccess;
   });
 }
 
@@ -228,8 +230,8 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* fu
     attributes->maxThreadsPerBlock = 1024;
     attributes->numRegs = 32;
     attributes->binaryVersion = 10 * c.major + c.minor;
-    attributes->ptxVersion = 80;
-    attributes->maxDynamicSharedSizeBytes = static_cast<int>(c.shared_per_block);
+    attributes->ptxVersion = em::machine().code_architecture();
+    attributes->maxDynamicSharedSizeBytes = static_cast<int>(em::machine().shared_limit(function));
     return cudaSuccess;
   });
 }

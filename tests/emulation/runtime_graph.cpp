@@ -111,6 +111,12 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t handle) {
       stream->capture->invalid = true;
       return cudaErrorStreamCaptureUnsupported;
     }
+    // Whether a driver looks at the limit again is not told: who lowers it must not rely on that.
+    for (const em::Node& node : em::graph_of(exec)->nodes) {
+      const em::KernelLaunch& kernel = node.work->kernel;
+      if (kernel.body && kernel.smem > em::machine().shared_limit(kernel.function))
+        return cudaErrorInvalidValue;
+    }
     em::machine().launch_graph(*stream, *em::graph_of(exec));
     return cudaSuccess;
   });

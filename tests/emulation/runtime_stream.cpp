@@ -92,9 +92,12 @@ cudaError_t enqueue_kernel(KernelLaunch kernel, cudaStream_t handle) {
     Stream* stream = machine().stream(handle);
     if (const cudaError_t error = check_stream(stream)) return error;
     if (!legal(kernel)) return cudaErrorInvalidConfiguration;
-    if (kernel.smem > machine().config.shared_per_block) return cudaErrorInvalidValue;
+    if (kernel.smem > machine().shared_limit(kernel.function)) return cudaErrorInvalidValue;
     // Before 9.0 the attribute is accepted and does nothing.
     if (machine().config.major < 9) kernel.pdl = false;
+    if (kernel.pdl && machine().code_architecture() < 90)
+      throw_failure(
+          "a kernel may overtake the one before it, but its code, from PTX of compute_80, has no wait");
     machine().submit(*stream, {.kernel = std::move(kernel)});
     return cudaSuccess;
   });

@@ -247,6 +247,30 @@ TEST_F(Runtime, LaunchesThatNoCardAccepts) {
   EXPECT_EQ(code({.grid = dim3(1), .block = dim3(1), .smem = 227 << 10}), cudaSuccess);
 }
 
+TEST_F(Runtime, SharedMemoryBeyondTheFunctionsLimitIsRefused) {
+  const auto enqueue = [](size_t bytes) {
+    return emulation::enqueue_kernel({.function = reinterpret_cast<const void*>(&append),
+                                      .grid = dim3(1),
+                                      .block = dim3(1),
+                                      .smem = bytes,
+                                      .body = [] {}},
+                                     nullptr);
+  };
+  EXPECT_EQ(enqueue(48 << 10), cudaSuccess);
+  EXPECT_EQ(enqueue((48 << 10) + 1), cudaErrorInvalidValue);
+  allow_shared(reinterpret_cast<const void*>(&append), 64 << 10);
+  EXPECT_EQ(enqueue(64 << 10), cudaSuccess);
+}
+
+// Mutation: a kernel launched to overlap on a card whose code, from PTX, does not wait.
+TEST_F(Runtime, OverlapWithoutAWaitInTheCodeIsSeen) {
+  restart({.major = 10, .minor = 0});
+  const DeviceArray<int64_t> p(std::vector<int64_t>{0});
+  EXPECT_THROW(launch({.grid = dim3(1), .block = dim3(1), .pdl = true}, append, p.data(), 1),
+               emulation::Failure);
+  EXPECT_EQ(emulation::take_failures(), 1);
+}
+
 TEST_F(Runtime, TimeOfEvents) {
   const DeviceArray<int64_t> p(std::vector<int64_t>{0});
   const cudaStream_t s = stream();

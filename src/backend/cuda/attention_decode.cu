@@ -1,6 +1,8 @@
 // Attention of rows with one token. A block is one warp: 16 query heads of a KV head against one stretch of
 // the row's keys, so that K and V are read once for the heads that share them, and blocks fit in wherever a
 // multiprocessor has shared memory. Grid: [stretches, KV heads x tiles of 16 heads, rows].
+#include <algorithm>
+
 #include "backend/cuda/attention_keys.cuh"
 #include "backend/cuda/attention_tile.cuh"
 #include "backend/cuda/launch.h"
@@ -95,11 +97,16 @@ size_t decode_shared_bytes(int dim) {
 }
 
 void launch_decode(const AttendShape& shape, const AttendArgs& args, cudaStream_t stream, bool pdl) {
-  if (shape.activation == DType::kBF16)
-    launch_type<__nv_bfloat16>(shape, args, stream, pdl);
-  else
-    launch_type<__half>(shape, args, stream, pdl);
-  if (args.splits > 1) launch_join(shape.activation, args, args.last_row - args.first_row, stream, pdl);
+  constexpr int32_t kMostRows = 65535;  // of a grid's third dimension
+  AttendArgs part = args;
+  for (; part.first_row < args.last_row; part.first_row = part.last_row) {
+    part.last_row = std::min(args.last_row - part.first_row, kMostRows) + part.first_row;
+    if (shape.activation == DType::kBF16)
+      launch_type<__nv_bfloat16>(shape, part, stream, pdl);
+    else
+      launch_type<__half>(shape, part, stream, pdl);
+    if (part.splits > 1) launch_join(shape.activation, part, part.last_row - part.first_row, stream, pdl);
+  }
 }
 
 }  // namespace deepinfer::cuda

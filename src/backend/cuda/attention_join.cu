@@ -1,4 +1,4 @@
-// The results of a token's stretches of keys become one, in the order of positions. Grid: [heads, tokens].
+// The results of a token's stretches of keys become one, in the order of positions. Grid: [tokens, heads].
 #include "backend/cuda/attention_tile.cuh"
 #include "backend/cuda/launch.h"
 
@@ -9,7 +9,7 @@ template <class T>
 __global__ void join_kernel(const AttendArgs args) {
   grid_dependency_wait();
   grid_launch_dependents();
-  const int head = blockIdx.x, token = args.first_row + static_cast<int>(blockIdx.y);
+  const int head = blockIdx.y, token = args.first_row + static_cast<int>(blockIdx.x);
   const int col = 2 * static_cast<int>(threadIdx.x);
   if (col >= args.dim_v) return;
   const int position = args.position[token];
@@ -45,7 +45,7 @@ __global__ void join_kernel(const AttendArgs args) {
 }  // namespace
 
 void launch_join(DType activation, const AttendArgs& args, int64_t tokens, cudaStream_t stream, bool pdl) {
-  const LaunchConfig config{.grid = dim3(args.heads, static_cast<unsigned>(tokens)),
+  const LaunchConfig config{.grid = dim3(static_cast<unsigned>(tokens), args.heads),
                             .block = dim3((args.dim_v / 2 + kWarp - 1) / kWarp * kWarp),
                             .stream = stream,
                             .pdl = pdl};

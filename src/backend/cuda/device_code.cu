@@ -1,6 +1,7 @@
 #include <cuda_runtime.h>
 
 #include "backend/cuda/device_code.h"
+#include "backend/cuda/launch.h"
 #include "base/check.h"
 
 namespace deepinfer::cuda {
@@ -13,6 +14,14 @@ __global__ void probe_kernel() {}
 
 std::string_view built_architectures() {
   return DI_CUDA_ARCHITECTURES;
+}
+
+int code_architecture() {
+  cudaFuncAttributes attributes;
+  const cudaError_t status = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(probe_kernel));
+  if (status == cudaSuccess) return attributes.ptxVersion;
+  (void)cudaGetLastError();
+  return 0;
 }
 
 Result<void> check_device_code() {
@@ -31,6 +40,14 @@ Result<void> check_device_code() {
                     "DEEPINFER_CUDA_ARCHITECTURES set for "
                     "this card, or use device cpu",
                     device, major, minor, DI_CUDA_ARCHITECTURES, cudaGetErrorString(status));
+}
+
+void allow_shared(const void* function, size_t bytes) {
+  cudaFuncAttributes attributes;
+  DI_CUDA_CHECK(cudaFuncGetAttributes(&attributes, function));
+  if (attributes.maxDynamicSharedSizeBytes >= static_cast<int>(bytes)) return;
+  DI_CUDA_CHECK(
+      cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
 }
 
 }  // namespace deepinfer::cuda

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <vector>
 
+#include "backend/cuda/device_code.h"
 #include "backend/cuda/error.h"
 #include "backend/cuda/events.h"
 #include "backend/cuda/parts.h"
@@ -109,7 +110,6 @@ Result<std::unique_ptr<Gpu>> Gpu::open(const GpuOptions& options) {
         "another GPU, or device cpu",
         f.index, f.name, f.capability / 10, f.capability % 10);
   gpu->options_ = options;
-  gpu->fast.pdl = f.capability >= 90;
   gpu->parts_ = std::make_shared<Parts>();
   cudaError_t code = cudaSetDevice(options.index);
   if (code == cudaSuccess) code = cudaStreamCreateWithFlags(&gpu->parts_->stream, cudaStreamNonBlocking);
@@ -123,6 +123,9 @@ Result<std::unique_ptr<Gpu>> Gpu::open(const GpuOptions& options) {
         f.index, f.name, cudaGetErrorString(code), cudaGetErrorName(code));
   }
   gpu->parts_->events = std::make_shared<EventPool>();
+  // Kernels wait for the one in front of them only where they were compiled for 9.0 or later: code that the
+  // driver makes from the older PTX does not.
+  gpu->fast.pdl = f.capability >= 90 && code_architecture() >= 90;
   return gpu;
 }
 

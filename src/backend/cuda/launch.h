@@ -35,15 +35,17 @@ struct LaunchConfig {
 
 inline constexpr size_t kSharedWithoutOptIn = 48 << 10;
 
+// Raises the kernel's limit of dynamic shared memory on the current device, and never lowers it: graphs with
+// a larger launch of the same kernel may be replayed later.
+void allow_shared(const void* function, size_t bytes);
+
 // Asynchronous. Arguments are converted to the kernel's parameter types here and copied.
 template <class... P, class... A>
 void launch(const LaunchConfig& config, void (*kernel)(P...), A&&... args) {
   static_assert(sizeof...(P) == sizeof...(A), "the kernel takes another number of arguments");
   std::tuple<std::remove_cv_t<P>...> values(std::forward<A>(args)...);
   const void* function = reinterpret_cast<const void*>(kernel);
-  if (config.smem > kSharedWithoutOptIn)
-    DI_CUDA_CHECK(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                       static_cast<int>(config.smem)));
+  if (config.smem > kSharedWithoutOptIn) allow_shared(function, config.smem);
 #ifdef DEEPINFER_EMULATION
   auto body = [kernel, values = std::move(values)] { std::apply(kernel, values); };
   DI_CUDA_CHECK(emulation::enqueue_kernel({.function = function,
