@@ -199,6 +199,13 @@ Result<void> CudaRunner::allocate_state() {
   s.max_rows = o.max_num_seqs;
   s.max_blocks = (o.max_model_len + info_.block_size - 1) / info_.block_size;
   s.block_size = info_.block_size;
+  // A delta counts from the start of all tables in 32 bits.
+  if (int64_t{s.groups} * s.slots * s.max_blocks > std::numeric_limits<int32_t>::max())
+    return make_error(ErrorCode::kMemory,
+                      "gpu.max_num_seqs: {} sequences of {} tokens need tables of {} KV blocks, expected at "
+                      "most {}: set gpu.max_num_seqs or model.max_model_len lower, or gpu.block_size higher",
+                      o.max_num_seqs, o.max_model_len, int64_t{s.groups} * s.slots * s.max_blocks,
+                      std::numeric_limits<int32_t>::max());
   writer_ = std::make_unique<StepWriter>(s.groups, s.slots, s.max_blocks);
 
   const size_t ints = sizeof(int32_t), tables = static_cast<size_t>(s.groups) * s.max_blocks * ints;

@@ -169,6 +169,30 @@ TEST_F(Runtime, DependentsInAGraphStartEarly) {
   EXPECT_GE(wrong, 3);
 }
 
+// A kernel may start before one that is not just in front of it, if those between have begun. Mutation: one
+// that reads without a wait what the first of three kernels writes.
+TEST_F(Runtime, DependentsOvertakeMoreThanOneKernel) {
+  int wrong = 0;
+  for (uint64_t seed = 1; seed <= 20; ++seed)
+    for (const bool waits : {true, false}) {
+      restart({}, seed);
+      const DeviceArray<int64_t> p(std::vector<int64_t>{1}), out(std::vector<int64_t>{0});
+      const DeviceArray<int64_t> q(std::vector<int64_t>{2}), between(std::vector<int64_t>{0});
+      const cudaStream_t s = stream();
+      const LaunchConfig config{.grid = dim3(1), .block = dim3(1), .stream = s, .pdl = true};
+      launch(config, produce_late, p.data(), 21);
+      launch(config, double_it<true>, q.data(), between.data());
+      launch(config, waits ? double_it<true> : double_it<false>, p.data(), out.data());
+      DI_CUDA_CHECK(cudaStreamSynchronize(s));
+      EXPECT_EQ(*between.data(), 4);
+      if (waits)
+        EXPECT_EQ(*out.data(), 42);
+      else
+        wrong += *out.data() != 42;
+    }
+  EXPECT_GE(wrong, 3);
+}
+
 // A graph's kernel needs as much shared memory as at its capture, whatever was launched since. Mutation: the
 // limit is lowered.
 TEST_F(Runtime, AGraphsKernelKeepsItsSharedMemory) {

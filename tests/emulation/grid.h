@@ -14,6 +14,7 @@ class Grid {
 
   // For a launch with pdl: some blocks, each as far as grid_dependency_wait().
   void start_before_dependency();
+  bool all_started() const { return next_ == order_.size(); }
   // All that is left.
   void run();
 

@@ -234,18 +234,25 @@ void Machine::finish(Op& op) {
   op.next.clear();
 }
 
+// Kernels that may overtake the one in front of them, and those that may overtake these once all blocks of
+// theirs have started: a kernel may meet another one far in front of it.
+void Machine::start_dependents(const Op& op) {
+  for (const OpPtr& next : op.next)
+    if (next->primary.get() == &op && next->waits_for == 1 && !next->grid && !random_.one_in(4)) {
+      next->grid = std::make_unique<Grid>(next->work->kernel);
+      ++counts.early_starts;
+      next->grid->start_before_dependency();
+      if (next->grid->all_started()) start_dependents(*next);
+    }
+}
+
 void Machine::run_kernel(const OpPtr& op) {
   const KernelLaunch& kernel = op->work->kernel;
   if (kernels_to_fault >= 0 && kernels_to_fault-- == 0) {
     sticky = fault;
     return;
   }
-  for (const OpPtr& next : op->next)
-    if (next->primary == op && next->waits_for == 1 && !random_.one_in(4)) {
-      next->grid = std::make_unique<Grid>(next->work->kernel);
-      ++counts.early_starts;
-      next->grid->start_before_dependency();
-    }
+  start_dependents(*op);
   if (!op->grid) op->grid = std::make_unique<Grid>(kernel);
   op->grid->run();
   ++counts.kernels;

@@ -103,6 +103,18 @@ TEST_F(RunnerTest, TokensAreTheModelsWhateverRunsBeside) {
   }
 }
 
+TEST_F(RunnerTest, TablesThatNoDeltaReachesAreRefused) {
+  emulation::reset_machine();
+  auto gpu = cuda::Gpu::open({});
+  ASSERT_TRUE(gpu.ok());
+  CudaRunnerOptions options{.max_num_seqs = 40000, .max_num_batched_tokens = 64, .max_model_len = 1 << 20};
+  options.plan_cache = [](const MeasuredMemory& m) { return CachePlan{60, m.max_model_len}; };
+  const auto runner = CudaRunner::create(std::move(*gpu), make_hash_model({}), options);
+  ASSERT_FALSE(runner.ok());
+  EXPECT_EQ(runner.error().code, ErrorCode::kMemory);
+  EXPECT_THAT(runner.error().message, HasSubstr("40000 sequences of 1048576 tokens"));
+}
+
 TEST_F(RunnerTest, AStepIsLaunchedBeforeTheHostHasSeenTheTokensBefore) {
   Scene s;
   auto runner = make_runner(s);

@@ -143,6 +143,7 @@ class Machine {
   bool run_one();
   void execute(const OpPtr& op);
   void run_kernel(const OpPtr& op);
+  void start_dependents(const Op& op);
   void finish(Op& op);
 
   std::vector<std::unique_ptr<Stream>> streams_;  // the first ones: each device's legacy stream
