@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes what bench/gpu/verify.sh needs on a machine with a card, in pieces of at most 58 MB, in the folder .verify:
+# Makes what bench/gpu/verify.sh needs on a machine with a card, in pieces of at most 61 MB, in the folder .verify:
 #   pack.sh [ARCHITECTURES]         default 90a
 #   bundle.tar.xz    the portable folder with the programs for a card, and the commit
 #   model.0 model.1  the default model in two pieces
@@ -19,5 +19,5 @@ rm -rf .verify
 mkdir .verify
 tar -C dist -cf - verify | xz -T0 -3 >.verify/bundle.part
 mv .verify/bundle.part .verify/bundle.tar.xz
-split -b 58000000 -d -a 1 "$model" .verify/model.
+split -b 61000000 -d -a 1 "$model" .verify/model.
 ls -l .verify
