@@ -57,8 +57,8 @@ def verdict(value, good):
 
 def gather(parts):
     out = {"steps": {p.stem: read(p) for p in sorted(parts.glob("*.status"))}}
-    out["ops"] = {p.stem.removeprefix("ops-"): tests_of(p) for p in sorted(parts.glob("ops-*.json"))}
-    out["gpu_info"] = read(parts / "model-gpu-info.out")
+    out["ops"] = {p.stem.removeprefix("ops-"): tests_of(p.with_suffix(".json")) for p in sorted(parts.glob("ops-*.status"))}
+    out["gpu_info"] = read(parts / "gpu-info.json")
     out["compare"] = read(parts / "model-compare.out")
     out["torch"] = read(parts / "bench-torch.json")
     out["bench"] = read(parts / "bench-8b.out")
@@ -113,7 +113,7 @@ def markdown(out, commit):
         for tool in ("memcheck", "racecheck"):
             step = out["steps"].get(f"sanitizer-{tool}-{name}")
             tools.append("not run" if step is None else {0: "clean", 124: "cut off", 137: "cut off"}.get(step["status"], "FAILED"))
-        counts = counts or {"tests": "cut off", "failures": "?", "skipped": "?"}
+        counts = counts or {"tests": "no report", "failures": "?", "skipped": "?"}
         yield f"| {name} | {counts['tests']} | {counts['failures']} | {counts['skipped']} | {tools[0]} | {tools[1]} |"
     yield ""
     c = out["compare"]

@@ -80,9 +80,9 @@ PY
   export DEEPINFER_CUDA_LIB_DIR
 fi
 export DEEPINFER_CACHE_DIR=$work/cache DI_TEST_SOURCE=$root
-"$bundle/bin/deepinfer" gpu-info --json >"$work/gpu-info.json" || die 'the program does not start here'
+"$bundle/bin/deepinfer" gpu-info --json >"$work/parts/gpu-info.json" || die 'the program does not start here'
 python3 -c 'import json, sys; info = json.load(sys.stdin); sys.exit(0 if info["gpu_count"] else info["message"])' \
-  <"$work/gpu-info.json" || die 'no card: nothing to verify'
+  <"$work/parts/gpu-info.json" || die 'no card: nothing to verify'
 
 # run NAME SECONDS command...: the output goes to a log, the exit status and the time to parts/NAME.status.
 run() {
@@ -130,7 +130,6 @@ part_ops() {
 
 part_model() {
   rm -f "$work"/parts/model-*
-  run model-gpu-info 20 "$bundle/bin/deepinfer" gpu-info --json
   if [ ! -f "$model" ]; then
     echo "the default model is not there ($model): left out"
     failed+=(model-compare)
@@ -149,21 +148,22 @@ part_bench() {
 print(r['copy_gb_per_second'], r['matmul_tflop_per_second'])" 2>/dev/null) || measured='0 0'
   read -r copy matmul <<<"$measured"
   local rates=(--copy-rate "$copy" --matmul-rate "$matmul")
+  local sizes=(--max-num-seqs 64 --max-model-len 16384 --max-num-batched-tokens 8192)
   save=$(mktemp -d "$([ "$(df -m --output=avail /dev/shm | tail -n 1)" -gt 24000 ] && echo /dev/shm || echo "$work")/8b.XXXXXX")
   # shellcheck disable=SC2064
   trap "rm -rf '$save'" EXIT
   run bench-8b 110 "${bench[@]}" --random-weights llama-3.1-8b --save "$save/model" --prefill 1024 8192 --decode 128 \
-    --batch 1 64 --batch-prompt 1024 --repeat 3 --max-num-seqs 64 "${rates[@]}"
+    --batch 1 64 --batch-prompt 1024 --repeat 3 "${sizes[@]}" "${rates[@]}"
   report >/dev/null
   # The first start reads the file and fills the tuning cache; the second is what users see.
   for start in first second; do
-    run "bench-start-$start" 45 "${bench[@]}" --model "$save/model" --prefill 0 --decode 0 --batch 0 --max-num-seqs 64 \
-      --repeat 1 || break
+    run "bench-start-$start" 45 "${bench[@]}" --model "$save/model" --prefill 0 --decode 0 --batch 0 \
+      --repeat 1 "${sizes[@]}" || break
   done
   if [ -f "$bundle/tests/libdi_graph_gaps.so" ]; then
     LD_LIBRARY_PATH=$DEEPINFER_CUDA_LIB_DIR CUDA_INJECTION64_PATH=$bundle/tests/libdi_graph_gaps.so \
       DI_GRAPH_GAPS=$work/parts/bench-gaps.json run bench-gaps-run 60 "${bench[@]}" --model "$save/model" --prefill 0 \
-      --decode 128 --batch 64 --batch-prompt 1024 --repeat 1 --max-num-seqs 64
+      --decode 128 --batch 64 --batch-prompt 1024 --repeat 1 "${sizes[@]}"
   fi
   rm -rf "$save"
   if [ -x "$bundle/tests/cuda_linear_bench" ]; then
