@@ -49,14 +49,30 @@ struct Config {
   struct Server {
     std::string host = "127.0.0.1";
     int port = 8000;  // 0: any free port
+    std::string uds;  // a Unix socket's path, instead of host and port; empty: none
     std::string log_level = "info";
+    std::string log_format = "text";  // text, json
+    bool log_requests = false;        // a line for each request: ids, counts, times; never its text
+    bool log_prompts = false;         // its text too
     std::vector<std::string> api_key;
+    std::string api_key_file;  // a key, or sha256:<hex> of one, a line; empty: none
+    std::vector<std::string> open_routes = {"/health", "/health/ready", "/version", "/metrics"};
+    std::string ssl_certfile, ssl_keyfile;  // PEM; both or none
     std::vector<std::string> allowed_origins;
     double timeout = 600;       // seconds in all; 0: none
     double queue_timeout = 60;  // seconds in the queue
     double drain_timeout = 30;
     double stall_timeout = 30;
-    int max_queue = 0;      // waiting sequences; 0: 4 x max_num_seqs
+    int max_queue = 0;  // waiting sequences; 0: 4 x max_num_seqs
+    int max_connections = 4096;
+    int max_header_bytes = 32 << 10;
+    int64_t max_body_bytes = 32 << 20;
+    double header_timeout = 10;  // seconds from a head's first byte to its last
+    double body_timeout = 60;
+    double idle_timeout = 75;   // between the requests of a connection
+    double write_timeout = 60;  // a client that reads nothing for so long is gone
+    bool trust_request_chat_template = false;
+    bool vllm_metric_names = true;
     std::string event_log;  // a file that gets one JSON line per engine event; empty: none
   } server;
 

@@ -15,8 +15,8 @@
 
 namespace deepinfer {
 
-// How the next token is chosen. Names, meaning and defaults are vLLM's SamplingParams; ranges:
-// engine/sampling_params.cpp.
+// How the next token is chosen. Names, meaning and defaults are vLLM's SamplingParams, and llama.cpp's
+// server's for its samplers; ranges: engine/sampling_params.cpp.
 struct SamplingParams {
   int n = 1;                        // choices of one prompt, 1 to 128
   float temperature = 1.0f;         // 0: the most likely token
@@ -27,12 +27,31 @@ struct SamplingParams {
   float frequency_penalty = 0.0f;   // [-2, 2]
   float repetition_penalty = 1.0f;  // (0, 2]
   std::optional<int64_t> seed;      // unset: drawn at random
-  int max_tokens = 16;              // at least 1
+  int max_tokens = 16;              // at least 1; 0: only with prompt_logprobs
   int min_tokens = 0;               // end of sequence and stop ids are impossible before
   std::vector<int32_t> stop_token_ids;
   bool ignore_eos = false;
   std::vector<std::pair<int32_t, float>> logit_bias;  // token, [-100, 100]
-  int logprobs = -1;  // -1: none; 0: of the chosen token; k: and of the k most likely ones
+  int logprobs = -1;         // -1: none; 0: of the chosen token; k: and of the k most likely ones
+  int prompt_logprobs = -1;  // the same for each token of the prompt but its first; max_tokens may be 0 then
+  std::vector<std::vector<int32_t>> bad_words;  // token sequences that never appear
+  std::vector<int32_t> allowed_token_ids;       // empty: all
+
+  // llama.cpp's samplers.
+  float typical_p = 1.0f;        // (0, 1]; 1: off
+  float top_n_sigma = -1.0f;     // tokens within so many standard deviations of the largest logit; <= 0: off
+  float xtc_probability = 0.0f;  // [0, 1]; 0: off
+  float xtc_threshold = 0.1f;    // [0, 1]; above 0.5: off
+  float dynatemp_range = 0.0f;   // temperature -+ this, by the entropy; 0: off
+  float dynatemp_exponent = 1.0f;
+  int mirostat = 0;  // 0: off; 1, 2: the version, which replaces the other cuts
+  float mirostat_tau = 5.0f;
+  float mirostat_eta = 0.1f;
+  float dry_multiplier = 0.0f;  // 0: off
+  float dry_base = 1.75f;
+  int dry_allowed_length = 2;
+  int dry_penalty_last_n = -1;                     // tokens looked back; -1: the context; 0: off
+  std::vector<std::vector<int32_t>> dry_breakers;  // token sequences at which a repetition ends
 };
 
 struct TokenLogprob {
@@ -42,6 +61,7 @@ struct TokenLogprob {
 
 struct OutputToken {
   int32_t id = 0;
+  int32_t rank = 0;   // of a prompt's token among all by its logit, 1: the most likely; 0: not asked for
   float logprob = 0;  // of the raw logits, before penalties and temperature; valid when logprobs >= 0
   std::vector<TokenLogprob> top;  // `logprobs` entries, most likely first
 };
@@ -56,6 +76,8 @@ struct OutputEvent {
   std::span<const OutputToken>
       tokens;  // new ones, in order; the token that ended the sequence (eos, stop id) comes last
   FinishReason finish = FinishReason::kNone;
+  // Of the prompt's tokens from the second on, once, with choice 0's first tokens or finish; when asked for.
+  std::span<const OutputToken> prompt_logprobs;
   int32_t stop_token = -1;  // the id that ended it, when finish is kStop
   int prompt_tokens = 0;
   int cached_tokens = 0;         // of the prompt, taken from the prefix cache
