@@ -25,6 +25,7 @@ void project(Context& context, const ProjectParams& p);
 void gate_up(Context& context, const GateUpParams& p);
 void head(Context& context, const HeadParams& p);
 void sample(Context& context, const SampleParams& p);
+void score(Context& context, const ScoreParams& p);
 void copy_blocks(Context& context, const KvCache& cache, std::span<const BlockCopy> copies);
 size_t scratch_bytes(const Context& context, int64_t tokens, int64_t logit_rows, int64_t max_cols,
                      int64_t max_rows);

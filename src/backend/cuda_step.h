@@ -19,6 +19,7 @@ class Gpu;
 // Rows that pad are counted.
 struct StepShape {
   int32_t rows = 0, tokens = 0, logit_rows = 0;
+  int32_t scored = 0;  // tokens of prompts whose logprobs are wanted
   bool operator==(const StepShape&) const = default;
 };
 
@@ -29,15 +30,17 @@ struct BlockDelta {
 
 // The block's arrays, in the host's or in the device's memory.
 struct StepArrays {
-  int32_t* row_slot = nullptr;     // [rows]
-  int32_t* row_start = nullptr;    // [rows + 1]
-  int32_t* context_len = nullptr;  // [rows]
-  int32_t* token = nullptr;        // [tokens] id, or kTokenFromSlot until begin_step ran
-  int32_t* position = nullptr;     // [tokens] -1: padding
-  int32_t* logit_token = nullptr;  // [logit_rows]
-  int32_t* delta_start = nullptr;  // [rows + 1] row b's deltas are [delta_start[b], delta_start[b + 1])
-  BlockDelta* deltas = nullptr;    // last, so that the bytes in use end with the last of them
-  size_t bytes = 0;                // before the deltas
+  int32_t* row_slot = nullptr;      // [rows]
+  int32_t* row_start = nullptr;     // [rows + 1]
+  int32_t* context_len = nullptr;   // [rows]
+  int32_t* token = nullptr;         // [tokens] id, or kTokenFromSlot until begin_step ran
+  int32_t* position = nullptr;      // [tokens] -1: padding
+  int32_t* logit_token = nullptr;   // [logit_rows]
+  int32_t* scored_token = nullptr;  // [scored] whose logits say how likely the target is
+  int32_t* target = nullptr;        // [scored]
+  int32_t* delta_start = nullptr;   // [rows + 1] row b's deltas are [delta_start[b], delta_start[b + 1])
+  BlockDelta* deltas = nullptr;     // last, so that the bytes in use end with the last of them
+  size_t bytes = 0;                 // before the deltas
 };
 
 // `block` is aligned to 16 bytes; each array is, too.
@@ -54,6 +57,8 @@ inline StepArrays step_arrays(std::byte* block, const StepShape& shape) {
   a.token = place(shape.tokens);
   a.position = place(shape.tokens);
   a.logit_token = place(shape.logit_rows);
+  a.scored_token = place(shape.scored);
+  a.target = place(shape.scored);
   a.delta_start = place(shape.rows + 1);
   a.deltas = reinterpret_cast<BlockDelta*>(block + a.bytes);
   return a;
@@ -62,7 +67,8 @@ inline StepArrays step_arrays(std::byte* block, const StepShape& shape) {
 // Of a block that holds any step up to this shape with `deltas` deltas.
 inline size_t step_block_bytes(const StepShape& largest, int32_t deltas) {
   const size_t rows = static_cast<size_t>(largest.rows), tokens = static_cast<size_t>(largest.tokens);
-  const size_t ints = 4 * rows + 2 * tokens + static_cast<size_t>(largest.logit_rows) + 7 * 4;
+  const size_t ints = 4 * rows + 2 * tokens + static_cast<size_t>(largest.logit_rows) +
+                      2 * static_cast<size_t>(largest.scored) + 9 * 4;
   return ints * sizeof(int32_t) + static_cast<size_t>(deltas) * sizeof(BlockDelta);
 }
 

@@ -25,6 +25,10 @@ Result<std::unique_ptr<CpuRunner>> CpuRunner::create(std::unique_ptr<ThreadPool>
   r->kv_ = std::make_unique<KvCache>(groups, block_size, o.num_blocks, r->kv_memory_.data(), Device{});
   DI_ASSIGN(r->logits_memory_, Buffer::allocate(int64_t{o.max_num_seqs} * r->info_.vocab_size *
                                                 static_cast<int64_t>(sizeof(float))));
+  // Touched only when a prompt's tokens are scored.
+  DI_ASSIGN(r->hidden_memory_,
+            Buffer::allocate(int64_t{std::max(o.max_num_batched_tokens, o.max_num_seqs)} *
+                             r->model_->config().hidden * static_cast<int64_t>(sizeof(float))));
   r->last_token_.assign(o.max_num_seqs, 0);
   r->slots_.last_token = make_tensor(r->last_token_.data(), DType::kI32, {o.max_num_seqs});
   r->context_ = {.pool = r->pool_.get()};
@@ -37,7 +41,8 @@ Result<std::unique_ptr<CpuRunner>> CpuRunner::create(std::unique_ptr<ThreadPool>
 
 void CpuRunner::flatten(const Step& step) {
   Flat& f = flat_;
-  for (auto* v : {&f.row_slot, &f.row_start, &f.context_len, &f.token, &f.position, &f.logit_token})
+  for (auto* v : {&f.row_slot, &f.row_start, &f.context_len, &f.token, &f.position, &f.logit_token,
+                  &f.scored_token, &f.target, &f.target_top})
     v->clear();
   const size_t groups = info_.groups.size();
   f.block_ids.resize(groups);
@@ -49,6 +54,10 @@ void CpuRunner::flatten(const Step& step) {
     f.context_len.push_back(row.context_len);
     for (size_t i = 0; i < row.tokens.size(); ++i)
       f.position.push_back(row.context_len + static_cast<int32_t>(i));
+    for (size_t i = 0; i < row.targets.size(); ++i)
+      f.scored_token.push_back(static_cast<int32_t>(f.token.size() + i));
+    f.target.insert(f.target.end(), row.targets.begin(), row.targets.end());
+    f.target_top.insert(f.target_top.end(), row.targets.size(), row.target_top);
     f.token.insert(f.token.end(), row.tokens.begin(), row.tokens.end());
     if (row.samples) f.logit_token.push_back(static_cast<int32_t>(f.token.size()) - 1);
     for (const std::vector<int32_t>& table : row.block_table) stride = std::max(stride, table.size());
@@ -79,8 +88,59 @@ void CpuRunner::launch_forward(const Step& step) {
   const auto rows = static_cast<int64_t>(flat_.logit_token.size());
   logits_ = make_tensor(logits_memory_.data(), DType::kF32, {rows, info_.vocab_size});
   if (!step.copies.empty()) ops::copy_blocks(context_, *kv_, step.copies);
-  model_->forward(context_, flat_.batch, *kv_, slots_, {.logits = logits_});
+  output_.scored.clear();
+  if (flat_.target.empty()) {
+    model_->forward(context_, flat_.batch, *kv_, slots_, {.logits = logits_});
+  } else {
+    score(step);
+  }
   launched_ = step.id;
+}
+
+// Logits of all positions of a chunk would not fit: they come in pieces, out of the last layer's hidden.
+void CpuRunner::score(const Step& step) {
+  const int64_t H = model_->config().hidden;
+  const Tensor hidden = make_tensor(hidden_memory_.data(), DType::kF32, {flat_.batch.num_tokens, H});
+  model_->forward(context_, flat_.batch, *kv_, slots_, {.hidden_out = hidden});
+  const auto scored = std::span(flat_.scored_token);
+  const auto most = static_cast<size_t>(info_.num_slots);
+  std::vector<OutputToken> all;
+  for (size_t first = 0; first < scored.size(); first += most) {
+    const size_t count = std::min(most, scored.size() - first);
+    score_piece(hidden, first, count, all);
+  }
+  auto next = all.begin();
+  for (const StepRow& row : step.rows) {
+    if (row.targets.empty()) continue;
+    const auto end = next + static_cast<int64_t>(row.targets.size());
+    output_.scored.emplace_back(std::make_move_iterator(next), std::make_move_iterator(end));
+    next = end;
+  }
+  model_->head(context_, flat_.batch, hidden, logits_);
+}
+
+void CpuRunner::score_piece(const Tensor& hidden, size_t first, size_t count, std::vector<OutputToken>& out) {
+  const auto n = static_cast<int64_t>(count);
+  scratch_.reset();
+  StepBatch batch = flat_.batch;
+  batch.logit_token = std::span<const int32_t>(flat_.scored_token).subspan(first, count);
+  const Tensor logits = make_tensor(logits_memory_.data(), DType::kF32, {n, info_.vocab_size});
+  model_->head(context_, batch, hidden, logits);
+  const auto top = std::span(flat_.target_top).subspan(first, count);
+  const int64_t most = *std::max_element(top.begin(), top.end());
+  ScoreParams p{.logits = logits, .top = static_cast<int32_t>(most)};
+  p.target = make_tensor(flat_.target.data() + first, DType::kI32, {n});
+  p.logprob = make_tensor(scratch_.allocate_n<float>(n), DType::kF32, {n});
+  p.rank = make_tensor(scratch_.allocate_n<int32_t>(n), DType::kI32, {n});
+  p.top_token = make_tensor(scratch_.allocate_n<int32_t>(n * most), DType::kI32, {n, most});
+  p.top_logprob = make_tensor(scratch_.allocate_n<float>(n * most), DType::kF32, {n, most});
+  ops::score(context_, p);
+  for (int64_t i = 0; i < n; ++i) {
+    OutputToken& token = out.emplace_back();
+    token = {p.target.as<int32_t>()[i], p.rank.as<int32_t>()[i], p.logprob.as<float>()[i], {}};
+    for (int32_t k = 0; k < top[i]; ++k)
+      token.top.push_back({p.top_token.row<int32_t>(i)[k], p.top_logprob.row<float>(i)[k]});
+  }
 }
 
 void CpuRunner::launch_sample(const Step& step) {

@@ -36,19 +36,22 @@ class CpuRunner final : public ModelRunner {
   // The step's rows as flat arrays; capacity is kept from step to step.
   struct Flat {
     std::vector<int32_t> row_slot, row_start, context_len, token, position, logit_token;
-    std::vector<std::vector<int32_t>> block_ids;  // [groups]
+    std::vector<int32_t> scored_token, target, target_top;  // of all rows with targets, one after another
+    std::vector<std::vector<int32_t>> block_ids;            // [groups]
     std::vector<BlockTable> tables;
     StepBatch batch;
   };
 
   CpuRunner() = default;
   void flatten(const Step& step);
+  void score(const Step& step);
+  void score_piece(const Tensor& hidden, size_t first, size_t count, std::vector<OutputToken>& out);
 
   Info info_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Model> model_;
   Arena scratch_;
-  Buffer kv_memory_, logits_memory_;
+  Buffer kv_memory_, logits_memory_, hidden_memory_;
   std::unique_ptr<KvCache> kv_;
   std::vector<int32_t> last_token_;  // [slots]
   SlotTable slots_;

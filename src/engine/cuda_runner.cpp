@@ -77,6 +77,7 @@ void CudaRunner::forward(const Step& step) {
   Flight& f = flight(in_flight_);
   f.id = step.id;
   f.sampled.clear();
+  f.scored.clear();
   f.done = {};
   summary_ = summarize(step);
   const int rows = graph_rows(summary_);
@@ -212,12 +213,32 @@ StepOutput CudaRunner::wait(uint64_t step_id) {
     OutputToken t{.id = token[s.row]};
     if (s.logprobs >= 0) t.logprob = logprob[s.row];
     for (int32_t k = 0; k < s.logprobs; ++k) {
-      const int64_t at = int64_t{s.row} * cuda::kMaxTopLogprobs + k;
+      const int64_t at = int64_t{s.row} * kMaxTopLogprobs + k;
       t.top.push_back({top_token[at], top_logprob[at]});
     }
     output.accepted[i].push_back(std::move(t));
   }
+  read_scores(f, output);
   return output;
+}
+
+void CudaRunner::read_scores(const Flight& f, StepOutput& output) const {
+  const std::byte* out = f.scores.data();
+  const auto* logprob = reinterpret_cast<const float*>(out);
+  const auto* rank = reinterpret_cast<const int32_t*>(out + score_layout_.rank);
+  const auto* top_token = reinterpret_cast<const int32_t*>(out + score_layout_.top_token);
+  const auto* top_logprob = reinterpret_cast<const float*>(out + score_layout_.top_logprob);
+  int64_t at = 0;
+  for (const Scored& s : f.scored) {
+    std::vector<OutputToken>& tokens = output.scored.emplace_back();
+    for (const int32_t target : s.targets) {
+      OutputToken& t = tokens.emplace_back();
+      t = {.id = target, .rank = rank[at], .logprob = logprob[at]};
+      for (int32_t k = 0; k < s.top; ++k)
+        t.top.push_back({top_token[at * kMaxTopLogprobs + k], top_logprob[at * kMaxTopLogprobs + k]});
+      ++at;
+    }
+  }
 }
 
 }  // namespace deepinfer

@@ -66,14 +66,20 @@ class CudaRunner final : public ModelRunner {
     int32_t row = 0;
     int32_t logprobs = -1;
   };
+  // A row with targets, which stand one after another in the order of the rows.
+  struct Scored {
+    std::vector<int32_t> targets;
+    int32_t top = 0;
+  };
   // One of the steps in flight. The host's memory of it is pinned: copies read and write it while the host
   // goes on, so it is used again only after its step is done.
   struct Flight {
-    Buffer step_block, sample_block, masks, output;
+    Buffer step_block, sample_block, masks, output, scores;
     uint64_t id = 0;
     cuda::StepShape shape;
     bool padded = false;  // of a graph's shape
     std::vector<Sampled> sampled;
+    std::vector<Scored> scored;
     bool copies_top = false;
     cuda::Event done;
   };
@@ -82,9 +88,13 @@ class CudaRunner final : public ModelRunner {
          sample_warm = false;  // ran once without a graph: libraries chose, code is loaded
     cuda::Graph forward, sample;
   };
-  // Where the sampled tokens stand in `output`, of rows up to max_num_seqs.
+  // Where the sampled tokens stand in `output`, of rows up to max_num_seqs; the same of scores, of a step's
+  // tokens.
   struct OutputLayout {
     size_t logprob = 0, top_token = 0, top_logprob = 0, bytes = 0;
+  };
+  struct ScoreLayout {
+    size_t rank = 0, top_token = 0, top_logprob = 0, bytes = 0;
   };
 
   CudaRunner() = default;
@@ -113,7 +123,13 @@ class CudaRunner final : public ModelRunner {
   void pack_samples(const Step& step, Flight& f);
   void run_sample(const Flight& f);
   void sample_rows(int32_t first, const Tensor& logits);
-  bool in_pieces(const cuda::StepShape& shape) const { return shape.logit_rows > piece_rows_; }
+  void run_scores(const Flight& f);
+  void score_rows(int32_t first, const Tensor& logits);
+  void read_scores(const Flight& f, StepOutput& output) const;
+  Tensor piece_of(const Flight& f, int32_t first, int32_t count, bool scores);
+  bool in_pieces(const cuda::StepShape& shape) const {
+    return shape.logit_rows > piece_rows_ || shape.scored > 0;
+  }
   cuda::DeviceBatch bounds(const Flight& f) const;
   cuda::Graph capture(const std::function<void()>& body);
   // Runs `body` as a graph of its own, once it ran without.
@@ -126,7 +142,8 @@ class CudaRunner final : public ModelRunner {
   Info info_;
   MeasuredMemory measured_;
 
-  Buffer state_memory_, logits_memory_, sample_memory_, sample_scratch_, output_memory_, delta_memory_;
+  Buffer state_memory_, logits_memory_, sample_memory_, sample_scratch_, output_memory_, score_memory_;
+  Buffer delta_memory_;
   Buffer pinned_deltas_;
   cuda::Range kv_range_, history_range_;
   cuda::StepState state_;
@@ -138,6 +155,7 @@ class CudaRunner final : public ModelRunner {
   std::unique_ptr<KvCache> kv_;
   cuda::DeviceSampleBlock sample_block_;
   OutputLayout output_layout_;
+  ScoreLayout score_layout_;
   std::unique_ptr<StepWriter> writer_;
 
   std::vector<Flight> flights_;  // a ring

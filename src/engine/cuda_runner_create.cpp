@@ -112,7 +112,7 @@ Result<void> CudaRunner::prepare() {
            .max_in_flight = o.max_in_flight,
            .touched_first = false};
   const int tokens = std::max(o.max_num_batched_tokens, o.max_num_seqs);
-  largest_ = {o.max_num_seqs, tokens, o.max_num_seqs};
+  largest_ = {o.max_num_seqs, tokens, o.max_num_seqs, tokens};
   delta_room_ = 2 * o.max_num_seqs + 1024;
   sizes_ = graph_sizes(o);
   DI_TRY(reserve_cache());
@@ -235,14 +235,23 @@ Result<void> CudaRunner::allocate_flights() {
   OutputLayout& out = output_layout_;
   out.logprob = round_up(rows * sizeof(int32_t), 16);
   out.top_token = out.logprob + round_up(rows * sizeof(float), 16);
-  out.top_logprob = out.top_token + round_up(rows * cuda::kMaxTopLogprobs * sizeof(int32_t), 16);
-  out.bytes = out.top_logprob + rows * cuda::kMaxTopLogprobs * sizeof(float);
+  out.top_logprob = out.top_token + round_up(rows * kMaxTopLogprobs * sizeof(int32_t), 16);
+  out.bytes = out.top_logprob + rows * kMaxTopLogprobs * sizeof(float);
   DI_ASSIGN(output_memory_, gpu_->allocate(out.bytes));
   gpu_->fill(output_memory_.data(), 0, out.bytes);  // copied whole, and not all of it is written
+  const size_t scored = static_cast<size_t>(largest_.scored);
+  ScoreLayout& score = score_layout_;
+  score.rank = round_up(scored * sizeof(float), 16);
+  score.top_token = score.rank + round_up(scored * sizeof(int32_t), 16);
+  score.top_logprob = score.top_token + round_up(scored * kMaxTopLogprobs * sizeof(int32_t), 16);
+  score.bytes = score.top_logprob + scored * kMaxTopLogprobs * sizeof(float);
+  DI_ASSIGN(score_memory_, gpu_->allocate(score.bytes));
+  gpu_->fill(score_memory_.data(), 0, score.bytes);
   flights_.resize(static_cast<size_t>(options_.max_in_flight));
   for (Flight& f : flights_) {
     DI_ASSIGN(f.step_block, gpu_->allocate_pinned(step_block_bytes(largest_, delta_room_)));
     DI_ASSIGN(f.output, gpu_->allocate_pinned(out.bytes));
+    DI_ASSIGN(f.scores, gpu_->allocate_pinned(score.bytes));
   }
   return {};
 }
@@ -289,7 +298,7 @@ void CudaRunner::run_largest_step() {
     trial.add(std::min(tokens, options_.max_model_len), tokens == 1 ? 0 : 1, kTrialBlocks);
     left -= std::min(tokens, options_.max_model_len);
   }
-  run_trial(trial.finish(cuda::kMaxTopLogprobs));
+  run_trial(trial.finish(kMaxTopLogprobs));
 }
 
 // What the second run took: the graphs.

@@ -16,6 +16,12 @@ void CudaRunner::sample(const Step& step) {
   Flight& f = flight(in_flight_);
   DI_CHECK(f.id == step.id, "sample of step {} after forward of step {}", step.id, f.id);
   pack_samples(step, f);
+  if (f.shape.scored > 0) {
+    for (const StepRow& row : step.rows)
+      if (!row.targets.empty())
+        f.scored.push_back({{row.targets.begin(), row.targets.end()}, row.target_top});
+    run_scores(f);
+  }
   if (f.shape.logit_rows > 0) {
     if (f.padded) {
       Graphs& graphs = graphs_[f.shape.rows];
@@ -87,19 +93,51 @@ void CudaRunner::run_sample(const Flight& f) {
   const int32_t rows = f.shape.logit_rows;
   for (int32_t first = 0; first < rows; first += piece_rows_) {
     const int32_t count = std::min(piece_rows_, rows - first);
-    const Tensor logits =
-        make_tensor(logits_memory_.data(), DType::kF32, {count, info_.vocab_size}, context_.device);
-    if (in_pieces(f.shape)) {
-      cuda::DeviceBatch device = device_batch_;
-      device.logit_token += first;
-      StepBatch batch = writer_->batch(f.shape, f.step_block.data());
-      batch.logit_token = batch.logit_token.subspan(first, count);
-      batch.device = &device;
-      scratch_.reset(hidden_end_);
-      model_->head(context_, batch, hidden_, logits);
-    }
+    const Tensor logits = in_pieces(f.shape) ? piece_of(f, first, count, false)
+                                             : make_tensor(logits_memory_.data(), DType::kF32,
+                                                           {count, info_.vocab_size}, context_.device);
     sample_rows(first, logits);
   }
+}
+
+// Logits of some of the tokens that sample or, `scores`, of those that have targets.
+Tensor CudaRunner::piece_of(const Flight& f, int32_t first, int32_t count, bool scores) {
+  const cuda::StepArrays host = cuda::step_arrays(f.step_block.data(), f.shape);
+  const cuda::StepArrays there = cuda::step_arrays(state_.block, f.shape);
+  cuda::DeviceBatch device = device_batch_;
+  device.logit_token = (scores ? there.scored_token : there.logit_token) + first;
+  StepBatch batch = writer_->batch(f.shape, f.step_block.data());
+  batch.logit_token = {(scores ? host.scored_token : host.logit_token) + first, static_cast<size_t>(count)};
+  batch.device = &device;
+  const Tensor logits =
+      make_tensor(logits_memory_.data(), DType::kF32, {count, info_.vocab_size}, context_.device);
+  scratch_.reset(hidden_end_);
+  model_->head(context_, batch, hidden_, logits);
+  return logits;
+}
+
+void CudaRunner::run_scores(const Flight& f) {
+  for (int32_t first = 0; first < f.shape.scored; first += piece_rows_)
+    score_rows(first, piece_of(f, first, std::min(piece_rows_, f.shape.scored - first), true));
+  gpu_->copy_out(f.scores.data(), score_memory_.data(), score_layout_.bytes);
+}
+
+void CudaRunner::score_rows(int32_t first, const Tensor& logits) {
+  // Of arrays of all targets, those from `first` on. All hold 4 bytes an element.
+  const int64_t rows = logits.size(0), top = kMaxTopLogprobs;
+  const auto part = [&](size_t array, int64_t columns) {
+    return score_memory_.data() + array + static_cast<size_t>(first * columns) * sizeof(float);
+  };
+  const ScoreLayout& at = score_layout_;
+  int32_t* target = cuda::step_arrays(state_.block, flight(in_flight_).shape).target + first;
+  const Device device = context_.device;
+  ScoreParams p{.logits = logits, .top = kMaxTopLogprobs};
+  p.target = make_tensor(target, DType::kI32, {rows}, device);
+  p.logprob = make_tensor(part(0, 1), DType::kF32, {rows}, device);
+  p.rank = make_tensor(part(at.rank, 1), DType::kI32, {rows}, device);
+  p.top_token = make_tensor(part(at.top_token, top), DType::kI32, {rows, top}, device);
+  p.top_logprob = make_tensor(part(at.top_logprob, top), DType::kF32, {rows, top}, device);
+  ops::score(context_, p);
 }
 
 void CudaRunner::sample_rows(int32_t first, const Tensor& logits) {
@@ -108,7 +146,7 @@ void CudaRunner::sample_rows(int32_t first, const Tensor& logits) {
                                     .logprob = reinterpret_cast<float*>(out + output_layout_.logprob),
                                     .top_token = reinterpret_cast<int32_t*>(out + output_layout_.top_token),
                                     .top_logprob = reinterpret_cast<float*>(out + output_layout_.top_logprob),
-                                    .top_stride = cuda::kMaxTopLogprobs,
+                                    .top_stride = kMaxTopLogprobs,
                                     .last_token = state_.last_token};
   cuda::DeviceSampleBlock block = sample_block_;
   block.first_row = first;

@@ -419,6 +419,8 @@ void EngineLoop::report_emissions() {
     out.tokens = emission.tokens;
     out.finish = emission.finish;
     out.stop_token = s.stop_token;
+    if (s.choice == 0 && s.params().prompt_logprobs >= 0 && !std::exchange(it->second.scores_told, true))
+      out.prompt_logprobs = s.prompt_scores;
     deliver(s.request, it->second, out);
   }
   emissions_.clear();

@@ -66,6 +66,7 @@ class EngineLoop {
     std::vector<Choice> choices;
     int open_choices = 0;
     bool scheduled = false;
+    bool scores_told = false;
     bool broken = false;  // its callback threw
   };
   struct Deadline {

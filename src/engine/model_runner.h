@@ -28,6 +28,9 @@ struct StepRow {
   bool samples = false;                               // the last token's logits are wanted
   int32_t room = 1;    // tokens that it may accept: its blocks hold context_len + tokens + room - 1 positions
   SampleRow sampling;  // when it samples
+  // The tokens that come behind the row's first ones: how likely they are is wanted (of a prompt).
+  std::span<const int32_t> targets;
+  int32_t target_top = 0;  // most likely tokens that are told besides
 };
 
 struct Step {
@@ -39,6 +42,8 @@ struct Step {
 struct StepOutput {
   // Accepted tokens of each sampling row, in the order of the rows: 0 to k of them.
   std::vector<std::vector<OutputToken>> accepted;
+  // Of each row with targets, in the order of the rows: these tokens, scored.
+  std::vector<std::vector<OutputToken>> scored;
 };
 
 // The device is gone for this process (its context is broken): every later call throws this too, at once.

@@ -36,9 +36,10 @@ constexpr FloatRange kFloatRanges[] = {
 constexpr IntRange kIntRanges[] = {
     {"n", &SamplingParams::n, 1, kMaxChoices, ""},
     {"top_k", &SamplingParams::top_k, -1, INT32_MAX, " (-1 or 0: all tokens)"},
-    {"max_tokens", &SamplingParams::max_tokens, 1, INT32_MAX, ""},
+    {"max_tokens", &SamplingParams::max_tokens, 0, INT32_MAX, ""},
     {"min_tokens", &SamplingParams::min_tokens, 0, INT32_MAX, ""},
-    {"logprobs", &SamplingParams::logprobs, -1, 20, " (-1: none)"},
+    {"logprobs", &SamplingParams::logprobs, -1, kMaxTopLogprobs, " (-1: none)"},
+    {"prompt_logprobs", &SamplingParams::prompt_logprobs, -1, kMaxTopLogprobs, " (-1: none)"},
 };
 constexpr float kMaxBias = 100;
 constexpr size_t kMaxStopIds = 1024;
@@ -72,6 +73,9 @@ Result<void> check_ints(const SamplingParams& params) {
       return invalid(range.name, "got {}, expected at least {}{}", value, range.low, range.hint);
     }
     return invalid(range.name, "got {}, expected {} to {}{}", value, range.low, range.high, range.hint);
+  }
+  if (params.max_tokens == 0 && params.prompt_logprobs < 0) {
+    return invalid("max_tokens", "got 0, expected at least 1 where no prompt_logprobs are wanted");
   }
   if (params.min_tokens > params.max_tokens) {
     return invalid("min_tokens", "got {}, expected at most max_tokens, which is {}", params.min_tokens,

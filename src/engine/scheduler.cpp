@@ -76,10 +76,28 @@ void Scheduler::commit(StepPlan& plan, const StepOutput& output, std::vector<Emi
            output.accepted.size(), sampling_rows);
   first_plan_ = (first_plan_ + 1) % static_cast<int>(ring_.size());
   --in_flight_;
+  commit_scores(plan, output);
   for (const PlannedRow& row : plan.rows) {
     std::span<const OutputToken> accepted;
     if (row.room > 0) accepted = output.accepted[next++];
     commit_row(row, accepted, emissions);
+  }
+}
+
+void Scheduler::commit_scores(const StepPlan& plan, const StepOutput& output) {
+  size_t next = 0;
+  for (size_t i = 0; i < plan.rows.size(); ++i) {
+    const StepRow& row = plan.step.rows[i];
+    if (row.targets.empty()) continue;
+    DI_CHECK(next < output.scored.size() && output.scored[next].size() == row.targets.size(),
+             "step {}: scores of row {}, expected {} of them", plan.step.id, i, row.targets.size());
+    Sequence& s = *plan.rows[i].sequence;
+    const std::vector<OutputToken>& scored = output.scored[next++];
+    // Computed again after a preemption: those that are there stay.
+    const auto have = static_cast<int64_t>(s.prompt_scores.size()) - plan.rows[i].start;
+    DI_CHECK(have >= 0, "sequence {}: scores from {} on, {} are there", s.id, plan.rows[i].start,
+             s.prompt_scores.size());
+    for (auto k = static_cast<size_t>(have); k < scored.size(); ++k) s.prompt_scores.push_back(scored[k]);
   }
 }
 
@@ -118,6 +136,11 @@ void Scheduler::commit_row(const PlannedRow& row, std::span<const OutputToken> a
 }
 
 void Scheduler::append(Sequence& s, std::span<const OutputToken> accepted, std::vector<Emission>& emissions) {
+  if (s.params().max_tokens == 0 && !accepted.empty()) {  // the prompt's scores were all that was wanted
+    s.finish = FinishReason::kLength;
+    emissions.push_back({&s, {}, s.finish});
+    return;
+  }
   size_t count = 0;
   while (count < accepted.size() && s.finish == FinishReason::kNone) {
     const int32_t id = accepted[count++].id;

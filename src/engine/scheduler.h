@@ -129,6 +129,7 @@ class Scheduler {
 
   void commit_row(const PlannedRow& row, std::span<const OutputToken> accepted,
                   std::vector<Emission>& emissions);
+  void commit_scores(const StepPlan& plan, const StepOutput& output);
   void account(const PlannedRow& row);
   void append(Sequence& s, std::span<const OutputToken> accepted, std::vector<Emission>& emissions);
   void publish(Sequence& s);

@@ -168,7 +168,7 @@ void Scheduler::plan_waiting(Round& round) {
 
 bool Scheduler::admit(Sequence& s, Round& round) {
   if (s.failed_epoch == pool_.free_epoch() && !running_.empty()) return false;
-  if (options_.enable_prefix_caching) {
+  if (options_.enable_prefix_caching && !s.wants_scores()) {
     int64_t blocks = (s.length() - 1) / pool_.block_size();  // at least one token is computed
     extend_keys(s, blocks);
     s.published_blocks = pool_.match_prefix(std::span(s.keys).first(blocks), s.tables);
@@ -226,6 +226,12 @@ void Scheduler::fill_row(StepRow& out, const PlannedRow& row) const {
   out.samples = row.room > 0;
   out.room = static_cast<int32_t>(std::max<int64_t>(row.room, 1));
   out.sampling = {};
+  out.targets = {};
+  if (s.wants_scores() && row.start + 1 < s.prompt_len) {
+    const int64_t count = std::min(row.count, s.prompt_len - 1 - row.start);
+    out.targets = std::span<const int32_t>(s.tokens).subspan(row.start + 1, count);
+    out.target_top = s.params().prompt_logprobs;
+  }
   if (!out.samples) return;
   const SamplingParams& p = s.params();
   SampleRow& r = out.sampling;

@@ -45,7 +45,7 @@ std::vector<std::unique_ptr<Sequence>> make_sequences(uint64_t request_id, Engin
     s->tokens = last ? std::move(request.prompt) : request.prompt;
     s->keys = last ? std::move(keys) : keys;
     s->prompt_len = prompt_len;
-    s->max_len = std::min<int64_t>(limits.max_len, prompt_len + s->params().max_tokens);
+    s->max_len = std::min<int64_t>(limits.max_len, prompt_len + std::max(s->params().max_tokens, 1));
     sequences.push_back(std::move(s));
   }
   return sequences;

@@ -45,6 +45,7 @@ struct Sequence {
   int64_t cached_tokens = 0;  // prefix hit of the first schedule
   FinishReason finish = FinishReason::kNone;
   int32_t stop_token = -1;
+  std::vector<OutputToken> prompt_scores;  // of the prompt's tokens from the second on, as far as committed
 
   int32_t slot = -1;  // while it runs, or rows of it are in flight
   BlockTables tables;
@@ -63,6 +64,11 @@ struct Sequence {
   int64_t output_len() const { return length() - prompt_len; }
   std::span<const int32_t> prompt() const { return std::span(tokens).first(prompt_len); }
   std::span<const int32_t> output() const { return std::span(tokens).subspan(prompt_len); }
+  // The request's choices share a prompt: the first one scores it.
+  bool wants_scores() const {
+    return choice == 0 && params().prompt_logprobs >= 0 &&
+           static_cast<int64_t>(prompt_scores.size()) + 1 < prompt_len;
+  }
   // Stop ids are impossible for the token at `position`.
   bool bans_stops_at(int64_t position) const {
     return position - prompt_len < params().min_tokens && !family->sampling.stop_ids.empty();

@@ -15,6 +15,7 @@ StepSummary summarize(const Step& step) {
     if (count == 1 && s.decode_rows == s.shape.tokens) ++s.decode_rows;
     s.shape.tokens += count;
     s.shape.logit_rows += row.samples;
+    s.shape.scored += static_cast<int32_t>(row.targets.size());
     s.max_query = std::max(s.max_query, count);
     s.max_context = std::max(s.max_context, row.context_len + count);
   }
@@ -29,11 +30,11 @@ size_t StepWriter::write(const Step& step, const cuda::StepShape& shape, int32_t
   const cuda::StepArrays a = cuda::step_arrays(block, shape);
   const auto rows = static_cast<int32_t>(step.rows.size());
   // In a padded step every row has logits: which are sampled from is the sampling block's business.
-  const bool all_logits = shape.logit_rows == shape.rows;
+  const bool all_logits = shape.logit_rows == shape.rows && shape.scored == 0;
   deltas_.clear();
   starts_.clear();
   overflow_.clear();
-  int32_t t = 0, logit = 0;
+  int32_t t = 0, logit = 0, scored = 0;
   for (int32_t b = 0; b < rows; ++b) {
     const StepRow& row = step.rows[b];
     a.row_slot[b] = row.slot;
@@ -41,6 +42,10 @@ size_t StepWriter::write(const Step& step, const cuda::StepShape& shape, int32_t
     a.context_len[b] = row.context_len;
     starts_.push_back(static_cast<int32_t>(deltas_.size()));
     mirror_.diff(row, deltas_);
+    for (size_t i = 0; i < row.targets.size(); ++i, ++scored) {
+      a.scored_token[scored] = t + static_cast<int32_t>(i);
+      a.target[scored] = row.targets[i];
+    }
     for (size_t i = 0; i < row.tokens.size(); ++i, ++t) {
       a.token[t] = row.tokens[i];
       a.position[t] = row.context_len + static_cast<int32_t>(i);
@@ -58,9 +63,9 @@ size_t StepWriter::write(const Step& step, const cuda::StepShape& shape, int32_t
   }
   a.row_start[shape.rows] = t;
   starts_.push_back(static_cast<int32_t>(deltas_.size()));
-  DI_CHECK(t == shape.tokens && logit == shape.logit_rows,
-           "step {}: {} tokens and {} rows of logits in a block for {} and {}", step.id, t, logit,
-           shape.tokens, shape.logit_rows);
+  DI_CHECK(t == shape.tokens && logit == shape.logit_rows && scored == shape.scored,
+           "step {}: {} tokens, {} rows of logits and {} targets in a block for {}, {} and {}", step.id, t,
+           logit, scored, shape.tokens, shape.logit_rows, shape.scored);
   if (deltas_.size() > static_cast<size_t>(delta_room)) {
     overflow_.swap(deltas_);
     deltas_.clear();

@@ -16,7 +16,7 @@ struct StepSummary {
   int32_t decode_rows = 0;  // the first rows, of one token each
   int32_t max_query = 0;
   int32_t max_context = 0;
-  bool decode() const { return decode_rows == shape.rows; }
+  bool decode() const { return decode_rows == shape.rows && shape.scored == 0; }
 };
 StepSummary summarize(const Step& step);
 

@@ -23,6 +23,7 @@ void project(Context& context, const ProjectParams& p);
 void gate_up(Context& context, const GateUpParams& p);
 void head(Context& context, const HeadParams& p);
 void sample(Context& context, const SampleParams& p);
+void score(Context& context, const ScoreParams& p);
 void copy_blocks(Context& context, const KvCache& cache, std::span<const BlockCopy> copies);
 
 // Scratch bytes that one step of at most `tokens` tokens and `logit_rows` rows of logits needs inside the

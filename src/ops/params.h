@@ -125,6 +125,8 @@ struct SampleRow {
   int32_t logprobs = -1;            // -1: none; 0: of the drawn token; k: and of the k most likely ones
 };
 
+inline constexpr int32_t kMaxTopLogprobs = 20;  // as many as a request may ask for
+
 struct SampleParams {
   Tensor logits;                    // [S, V] F32; changed in place
   std::span<const SampleRow> rows;  // [S]
@@ -132,6 +134,16 @@ struct SampleParams {
   Tensor token;                     // out: [S] I32
   Tensor logprob;                   // out: [S] F32, of the raw logits; rows with logprobs >= 0
   Tensor top_token, top_logprob;  // out: [S, max k] I32, F32; rows with logprobs > 0; -1 past the finite ones
+};
+
+// How likely given tokens are under raw logits: a prompt's own, for example.
+struct ScoreParams {
+  Tensor logits;                  // [S, V] F32
+  Tensor target;                  // [S] I32 tokens
+  int32_t top = 0;                // most likely tokens to tell besides, at most kMaxTopLogprobs
+  Tensor logprob;                 // out: [S] F32
+  Tensor rank;                    // out: [S] I32: tokens with at least the target's logit
+  Tensor top_token, top_logprob;  // out: [S, >= top] I32, F32; -1 and -inf past the finite ones
 };
 
 // dst <- src, whole blocks of all layers of a group.

@@ -103,6 +103,54 @@ TEST_F(RunnerTest, TokensAreTheModelsWhateverRunsBeside) {
   }
 }
 
+// A greedy answer, sent again as a prompt: each of its tokens is the most likely one. Chunks, pieces of
+// logits and what runs beside change no bit.
+TEST_F(RunnerTest, ScoresOfAPromptDoNotDependOnChunksAndPieces) {
+  std::vector<std::vector<OutputToken>> first;
+  for (uint64_t seed = 1; seed <= 5; ++seed) {
+    Scene s{.seed = seed};
+    if (seed % 2 == 0) s.engine.max_num_batched_tokens = s.runner.max_num_batched_tokens = 9;
+    if (seed >= 3)
+      s.runner.logits_bytes = (seed - 2) * static_cast<size_t>(s.model.vocab_size) * sizeof(float);
+    s.runner.enforce_eager = seed == 4;
+    std::mt19937_64 random(11);
+    std::vector<EngineRequest> requests = random_requests(random, s, 8);
+    std::vector<size_t> own;
+    for (EngineRequest& r : requests) {
+      own.push_back(r.prompt.size());
+      const auto answer = hash_continuation(s.model, r.prompt, r.sampling.max_tokens, {});
+      r.prompt.insert(r.prompt.end(), answer.begin(), answer.end());
+      r.sampling.prompt_logprobs = static_cast<int>(r.prompt.size() % 4);
+      r.sampling.max_tokens = r.prompt.size() % 2 == 0 ? 0 : 2;
+    }
+    requests.push_back(greedy({7}, 3));  // a prompt of one token has no scores
+    requests.back().sampling.prompt_logprobs = 1;
+    own.push_back(1);
+    start(s);
+    const std::vector<Answer> answers = run_all(*engine_, requests);
+    for (size_t i = 0; i < requests.size(); ++i) {
+      SCOPED_TRACE(testing::Message() << "seed " << seed << ", request " << i);
+      ASSERT_EQ(answers[i].error, "");
+      const std::vector<OutputToken>& scores = answers[i].scores;
+      ASSERT_EQ(scores.size(), requests[i].prompt.size() - 1);
+      EXPECT_EQ(answers[i].tokens.size(), static_cast<size_t>(requests[i].sampling.max_tokens));
+      for (size_t t = own[i] - 1; t < scores.size(); ++t) EXPECT_EQ(scores[t].rank, 1) << "token " << t;
+      if (seed == 1) {
+        first.push_back(scores);
+        continue;
+      }
+      for (size_t t = 0; t < scores.size(); ++t) {
+        EXPECT_EQ(scores[t].id, requests[i].prompt[t + 1]);
+        EXPECT_EQ(scores[t].rank, first[i][t].rank);
+        EXPECT_EQ(scores[t].logprob, first[i][t].logprob);
+        ASSERT_EQ(scores[t].top.size(), static_cast<size_t>(requests[i].sampling.prompt_logprobs));
+        for (size_t k = 0; k < scores[t].top.size(); ++k)
+          EXPECT_EQ(scores[t].top[k].token, first[i][t].top[k].token);
+      }
+    }
+  }
+}
+
 TEST_F(RunnerTest, TablesThatNoDeltaReachesAreRefused) {
   emulation::reset_machine();
   auto gpu = cuda::Gpu::open({});

@@ -93,7 +93,7 @@ inline void add_random_row(Rows& rows, Random& random) {
     for (uint32_t& word : mask) word = static_cast<uint32_t>(random() % 3 ? random() : random() & random());
     row.mask = mask.data();
   }
-  row.logprobs = static_cast<int32_t>(random() % (cuda::kMaxTopLogprobs + 2)) - 1;
+  row.logprobs = static_cast<int32_t>(random() % (kMaxTopLogprobs + 2)) - 1;
   rows.add(row, x);
 }
 
@@ -111,7 +111,7 @@ struct Outcome {
   }
 };
 
-inline constexpr int64_t kTop = cuda::kMaxTopLogprobs;
+inline constexpr int64_t kTop = kMaxTopLogprobs;
 
 inline Outcome blank(size_t rows) {
   return {std::vector<int32_t>(rows, -7), std::vector<float>(rows, 7), std::vector<int32_t>(rows * kTop, -7),

@@ -191,7 +191,7 @@ TEST(CudaSampleStep, PackingSaysWhatItNeeds) {
   packing.rows = 1;
   EXPECT_FALSE(cuda::pack_sample_block(rows, packing, host.data()).fits) << "more rows than room";
   SampleRow many = row;
-  many.logprobs = cuda::kMaxTopLogprobs + 1;
+  many.logprobs = kMaxTopLogprobs + 1;
   EXPECT_THROW(cuda::pack_sample_block({&many, 1}, packing, host.data()), InternalError);
 }
 

@@ -28,6 +28,7 @@ std::vector<Answer> run_all(Engine& engine, const std::vector<EngineRequest>& re
     const Result<uint64_t> id = engine.submit(requests[i], [&, i](const OutputEvent& e) {
       std::lock_guard lock(mutex);
       answers[i].tokens.insert(answers[i].tokens.end(), e.tokens.begin(), e.tokens.end());
+      answers[i].scores.insert(answers[i].scores.end(), e.prompt_logprobs.begin(), e.prompt_logprobs.end());
       answers[i].cached_tokens = e.cached_tokens;
       if (e.error != nullptr) answers[i].error = e.error->message;
       if (e.finish == FinishReason::kNone) return;

@@ -22,6 +22,7 @@ Result<std::unique_ptr<Engine>> make_cpu_engine(const std::filesystem::path& mod
 
 struct Answer {
   std::vector<OutputToken> tokens;
+  std::vector<OutputToken> scores;  // of the prompt
   FinishReason finish = FinishReason::kNone;
   int cached_tokens = 0;
   std::string error;

@@ -18,12 +18,6 @@ constexpr int kBuckets = 512;           // of the first step of the search for t
 constexpr int64_t kSelectAhead = 1024;  // candidates beyond k between two selections
 constexpr uint32_t kInPrompt = 1u << 31;
 
-// The larger logit first, the lower id first among equals: no two tokens are equal.
-struct Ahead {
-  const float* x;
-  bool operator()(int32_t a, int32_t b) const { return x[a] != x[b] ? x[a] > x[b] : a < b; }
-};
-
 class Row {
  public:
   Row(const Kernels& kernels, const SampleRow& row, float* x, int64_t vocab, const RowScratch& scratch)
@@ -78,22 +72,8 @@ class Row {
     return sum;
   }
 
-  // The k first of all tokens into s_.ids, in no order; returns how many there are above -inf.
-  int64_t select_top(int64_t k, float floor) {
-    Found found{.ids = s_.ids,
-                .count = 0,
-                .capacity = std::min(vocab_, k + std::max(k, kSelectAhead)) + kCollectRoom};
-    const Ahead ahead{x_};
-    for (int64_t at = 0; at < vocab_;) {
-      at = k_.row_collect(x_, at, vocab_, floor, &found);
-      if (found.count <= k) continue;
-      std::nth_element(s_.ids, s_.ids + (k - 1), s_.ids + found.count, ahead);
-      found.count = k;
-      // A later token with the same logit has a higher id: it comes behind.
-      floor = x_[s_.ids[k - 1]];
-    }
-    return found.count;
-  }
+  // Into s_.ids.
+  int64_t select_top(int64_t k, float floor) { return most_likely(k_, x_, vocab_, k, floor, s_.ids); }
 
   void write_top(double log_sum, const RowOutput& out) {
     const int64_t k = row_.logprobs;
@@ -336,6 +316,22 @@ double uniform(uint64_t seed, int64_t position) {
   }
   const uint64_t bits = static_cast<uint64_t>(c[0]) << 32 | c[1];
   return static_cast<double>(bits >> 11) * 0x1p-53;
+}
+
+int64_t most_likely(const Kernels& kernels, const float* x, int64_t vocab, int64_t k, float floor,
+                    int32_t* ids) {
+  Found found{
+      .ids = ids, .count = 0, .capacity = std::min(vocab, k + std::max(k, kSelectAhead)) + kCollectRoom};
+  const Ahead ahead{x};
+  for (int64_t at = 0; at < vocab;) {
+    at = kernels.row_collect(x, at, vocab, floor, &found);
+    if (found.count <= k) continue;
+    std::nth_element(ids, ids + (k - 1), ids + found.count, ahead);
+    found.count = k;
+    // A later token with the same logit has a higher id: it comes behind.
+    floor = x[ids[k - 1]];
+  }
+  return found.count;
 }
 
 bool has_penalties(const SampleRow& row) {

@@ -36,6 +36,16 @@ struct RowOutput {
 // `position`: 53 bits as a number in [0, 1).
 double uniform(uint64_t seed, int64_t position);
 
+// The larger logit first, the lower id first among equals: no two tokens are equal.
+struct Ahead {
+  const float* x;
+  bool operator()(int32_t a, int32_t b) const { return x[a] != x[b] ? x[a] > x[b] : a < b; }
+};
+
+// The k first of the tokens above `floor` into ids [vocab + kCollectRoom], in no order; returns how many.
+int64_t most_likely(const Kernels& kernels, const float* x, int64_t vocab, int64_t k, float floor,
+                    int32_t* ids);
+
 bool has_penalties(const SampleRow& row);
 
 // NaN counts as -inf, +inf as the largest float. A row without a finite logit gives its lowest token that

@@ -20,7 +20,6 @@ namespace deepinfer::cuda {
 
 class Gpu;
 
-inline constexpr int32_t kMaxTopLogprobs = 20;       // columns of top_token and top_logprob
 inline constexpr int64_t kMaxSampleVocab = 1 << 21;  // larger vocabularies are refused
 
 // A part of the block's lists, in words of 4 bytes.

@@ -29,6 +29,7 @@ set(DI_CUDA_SOURCES
     rows.cu
     sample.cu
     sample_pack.cpp
+    score.cu
     scratch.cpp
     self_check.cpp
     self_check_attention.cpp

@@ -33,5 +33,8 @@ void sample_device(Gpu&, const Tensor&, const DeviceSampleBlock&, const DeviceBa
 void sample(Context&, const SampleParams&) {
   unavailable();
 }
+void score(Context&, const ScoreParams&) {
+  unavailable();
+}
 
 }  // namespace deepinfer::cuda

@@ -32,6 +32,8 @@ class AtomicClock final : public Clock {
 struct Seen {
   bool scheduled = false;
   std::vector<int32_t> tokens;
+  std::vector<OutputToken> scores;
+  int times_scored = 0;
   FinishReason finish = FinishReason::kNone;
   int32_t stop_token = -1;
   int cached = 0;
@@ -47,6 +49,8 @@ class Client {
       Seen& s = seen_[e.choice];
       s.scheduled = s.scheduled || e.scheduled;
       for (const OutputToken& t : e.tokens) s.tokens.push_back(t.id);
+      s.scores.insert(s.scores.end(), e.prompt_logprobs.begin(), e.prompt_logprobs.end());
+      s.times_scored += !e.prompt_logprobs.empty();
       s.cached = e.cached_tokens;
       if (e.error != nullptr) s.error = *e.error;
       if (e.finish != FinishReason::kNone) {

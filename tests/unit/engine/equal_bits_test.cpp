@@ -120,5 +120,48 @@ TEST(EqualBits, Preempted) {
   EXPECT_GT(engine->stats().preemptions, 0u);
 }
 
+// What a request generates, sent again as a prompt, is as likely as it was, in chunks or not, alone or not,
+// whatever is cached, with or without an answer behind it.
+TEST(EqualBits, ScoresOfAPromptAreThoseOfItsGeneration) {
+  std::vector<Answer> generated;
+  std::vector<EngineRequest> again;
+  for (EngineRequest& r : requests()) {
+    r.sampling.repetition_penalty = 1;
+    r.sampling.presence_penalty = 0;
+    generated.push_back(run_all(*make(options()), {r})[0]);
+    again.push_back(r);
+    for (const OutputToken& t : generated.back().tokens) again.back().prompt.push_back(t.id);
+    again.back().sampling.prompt_logprobs = 5;
+    again.back().sampling.max_tokens = static_cast<int>(again.size() % 3);
+  }
+  for (const int budget : {512, 37}) {
+    CpuEngineOptions o = options(budget == 37 ? 2 : 1);
+    o.runner.max_num_batched_tokens = o.engine.max_num_batched_tokens = budget;
+    o.engine.enable_prefix_caching = budget == 37;
+    const auto engine = make(o);
+    for (int round = 0; round < 2; ++round) {  // the second finds all in the cache, and must not use it
+      const std::vector<Answer> answers = run_all(*engine, again);
+      for (size_t i = 0; i < answers.size(); ++i) {
+        SCOPED_TRACE(i);
+        const std::vector<OutputToken>& want = generated[i].tokens;
+        ASSERT_EQ(answers[i].error, "");
+        EXPECT_EQ(answers[i].tokens.size(), static_cast<size_t>(again[i].sampling.max_tokens));
+        ASSERT_EQ(answers[i].scores.size(), again[i].prompt.size() - 1);
+        const size_t first = answers[i].scores.size() - want.size();
+        for (size_t t = 0; t < want.size(); ++t) {
+          const OutputToken& got = answers[i].scores[first + t];
+          ASSERT_EQ(got.id, want[t].id);
+          ASSERT_EQ(std::bit_cast<uint32_t>(got.logprob), std::bit_cast<uint32_t>(want[t].logprob));
+          ASSERT_EQ(got.top.size(), want[t].top.size());
+          for (size_t k = 0; k < got.top.size(); ++k) {
+            ASSERT_EQ(got.top[k].token, want[t].top[k].token);
+            if (got.top[k].token == got.id) EXPECT_EQ(got.rank, static_cast<int32_t>(k) + 1);
+          }
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace deepinfer

@@ -34,6 +34,14 @@ int32_t draw(int vocab, uint64_t value, uint64_t seed, int64_t position, uint64_
   }
 }
 
+// Stands for how likely `token` is after a position of this value.
+OutputToken score(int vocab, uint64_t value, int32_t token) {
+  const uint64_t h = mix(value, static_cast<uint64_t>(token) + 99);
+  return {.id = token,
+          .rank = 1 + static_cast<int32_t>((h >> 9) % static_cast<uint64_t>(vocab)),
+          .logprob = -static_cast<float>((h >> 20) % 1000) / 100};
+}
+
 // Stands for the penalties: it depends on every token of prompt and output.
 uint64_t history_hash(uint64_t h, std::span<const int32_t> tokens) {
   for (int32_t t : tokens) h = mix(h, static_cast<uint64_t>(t));
@@ -59,6 +67,12 @@ OracleOutput oracle(const ModelRunner::Info& info, const OracleRequest& request)
         }
       }
       values.push_back(h);
+      if (request.sampling.prompt_logprobs >= 0 && p + 1 < request.prompt.size())
+        out.scores.push_back(score(info.vocab_size, h, request.prompt[p + 1]));
+    }
+    if (request.sampling.max_tokens == 0) {
+      out.finish = FinishReason::kLength;
+      break;
     }
     auto count = static_cast<int64_t>(out.tokens.size());
     std::span<const int32_t> banned;
@@ -207,10 +221,14 @@ void FakeRunner::execute_row(const Step& step, const StepRow& row, StepOutput& o
   int64_t position = from_slot ? slot.length : row.context_len;
   int32_t token = -1;
   uint64_t value = 0;
+  std::vector<OutputToken> scored;
   for (size_t i = 0; i < row.tokens.size(); ++i, ++position) {
     token = from_slot ? slot.last : row.tokens[i];
     value = forward(row, token, position);
+    if (i < row.targets.size()) scored.push_back(score(options_.info.vocab_size, value, row.targets[i]));
   }
+  if (row.targets.size() > row.tokens.size()) fault("more targets than tokens");
+  if (!row.targets.empty()) output.scored.push_back(std::move(scored));
   slot = {row.sequence, position - 1, token};
   if (!row.samples) return;
   std::vector<OutputToken> accepted = sample(step, row, position, value);

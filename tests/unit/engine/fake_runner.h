@@ -30,6 +30,7 @@ struct OracleRequest {
 };
 struct OracleOutput {
   std::vector<int32_t> tokens;
+  std::vector<OutputToken> scores;  // of the prompt
   FinishReason finish = FinishReason::kNone;
 };
 OracleOutput oracle(const ModelRunner::Info& info, const OracleRequest& request);

@@ -88,6 +88,10 @@ class History {
     s.n = chance(0.2) ? pick(2, 4) : 1;
     s.seed = pick(0, 1000);
     s.max_tokens = pick(1, 30);
+    if (chance(0.2)) {
+      s.prompt_logprobs = pick(0, 3);
+      if (chance(0.4)) s.max_tokens = 0;
+    }
     if (chance(0.3)) s.stop_token_ids = {1};
     if (chance(0.3)) s.min_tokens = pick(0, s.max_tokens);
     s.ignore_eos = chance(0.3);

@@ -6,6 +6,21 @@
 #include <algorithm>
 
 namespace deepinfer::test {
+namespace {
+
+std::string compare_scores(const std::vector<OutputToken>& got, const std::vector<OutputToken>& want,
+                           bool part) {
+  if (part ? got.size() > want.size() : got.size() != want.size())
+    return fmt::format("{} scores, expected {}", got.size(), want.size());
+  for (size_t i = 0; i < got.size(); ++i) {
+    if (got[i].id != want[i].id || got[i].rank != want[i].rank || got[i].logprob != want[i].logprob)
+      return fmt::format("score {} is that of token {}, rank {}, expected {} and {}", i, got[i].id,
+                         got[i].rank, want[i].id, want[i].rank);
+  }
+  return {};
+}
+
+}  // namespace
 
 Sim::Sim(SimOptions options)
     : options_(std::move(options)),
@@ -20,6 +35,7 @@ uint64_t Sim::add(EngineRequest request) {
   OracleRequest expected{request.prompt, request.sampling, 0, options_.end_ids, scheduler_.max_len()};
   for (auto& s : make_sequences(id, std::move(request), limits)) {
     expected.seed = s->seed;
+    if (s->choice > 0) expected.sampling.prompt_logprobs = -1;  // the first choice scores the prompt of all
     sequences_[s->id].oracle = expected;
     scheduler_.add(std::move(s));
   }
@@ -91,6 +107,7 @@ void Sim::collect() {
         break;
       case SchedulerEvent::Kind::kFinished:
         s.finish = e.sequence->finish;
+        s.scores = e.sequence->prompt_scores;
         break;
       case SchedulerEvent::Kind::kReleased:
         s.released = e.blocks;
@@ -115,6 +132,8 @@ std::string Sim::verdict() const {
       return fmt::format("sequence {}: got [{}], expected [{}]", id, fmt::join(s.output, " "),
                          fmt::join(want.tokens, " "));
     }
+    if (std::string wrong = compare_scores(s.scores, want.scores, ended_early); !wrong.empty())
+      return fmt::format("sequence {}: {}", id, wrong);
     if (!ended_early && s.finish != want.finish) {
       return fmt::format("sequence {}: finish {}, expected {}", id, static_cast<int>(s.finish),
                          static_cast<int>(want.finish));

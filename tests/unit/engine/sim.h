@@ -22,6 +22,7 @@ struct SimOptions {
 struct SimSequence {
   OracleRequest oracle;
   std::vector<int32_t> output;
+  std::vector<OutputToken> scores;
   FinishReason finish = FinishReason::kNone;
   int64_t cached_tokens = -1;  // of the first schedule
   int preemptions = 0;
