@@ -36,7 +36,7 @@ void raise_file_limit() {
 }
 
 // A line that works when it is pasted into a shell.
-std::string curl_line(const std::string& url, const Llm& llm, bool needs_key) {
+std::string curl_line(const server::Address& address, const Llm& llm, bool needs_key) {
   std::string model = boost::json::serialize(boost::json::string_view(llm.names.front()));
   // Inside single quotes a shell takes everything as it is, but for the quote itself.
   for (size_t at = model.find('\''); at != std::string::npos; at = model.find('\'', at + 4))
@@ -45,15 +45,15 @@ std::string curl_line(const std::string& url, const Llm& llm, bool needs_key) {
   return fmt::format(
       "curl {}/v1/{} -H 'Content-Type: application/json'{} \\\n"
       "  -d '{{\"model\": {}, {}, \"max_tokens\": 64}}'",
-      url, chat ? "chat/completions" : "completions",
+      address.curl, chat ? "chat/completions" : "completions",
       needs_key ? " -H \"Authorization: Bearer $API_KEY\"" : "", model,
       chat ? R"("messages": [{"role": "user", "content": "Why is the sky blue?"}])"
            : R"("prompt": "The capital of France is")");
 }
 
-void print_ready(const std::string& url, const Llm& llm, bool needs_key) {
-  fmt::print("Serving {} at {} (Ctrl-C stops). Try in another terminal:\n\n{}\n\n", llm.names.front(), url,
-             curl_line(url, llm, needs_key));
+void print_ready(const server::Address& address, const Llm& llm, bool needs_key) {
+  fmt::print("Serving {} at {} (Ctrl-C stops). Try in another terminal:\n\n{}\n\n", llm.names.front(),
+             address.url, curl_line(address, llm, needs_key));
   std::fflush(stdout);
 }
 
@@ -69,6 +69,7 @@ class Control {
   void loaded(Result<std::unique_ptr<Llm>> llm);
   void wait_for_signal();
   void on_signal();
+  [[noreturn]] void quit(int code);
   void on_device_lost(const std::string& why);
   void drain(double seconds);
 
@@ -76,17 +77,17 @@ class Control {
   boost::asio::io_context io_;
   boost::asio::signal_set signals_{io_, SIGINT, SIGTERM};
   server::Server server_;
-  std::string url_;
+  server::Address address_;
   std::thread loader_, drainer_;
   std::unique_ptr<Llm> llm_;
   int exit_code_ = 0;
 };
 
 int Control::run() {
-  auto url = server_.start();
-  if (!url) return report(url.error());
-  url_ = *url;
-  log::info("loading the model; listening on {}", url_);
+  auto address = server_.start();
+  if (!address) return report(address.error());
+  address_ = *address;
+  log::info("loading the model; listening on {}", address_.url);
   wait_for_signal();
   loader_ = std::thread([this] { load(); });
   io_.run();
@@ -119,7 +120,7 @@ void Control::loaded(Result<std::unique_ptr<Llm>> llm) {
   server_.set_model(*llm_);
   llm_->engine->on_device_lost(
       [this](const std::string& why) { boost::asio::post(io_, [this, why] { on_device_lost(why); }); });
-  print_ready(url_, *llm_, !config_.server.api_key.empty());
+  print_ready(address_, *llm_, !config_.server.api_key.empty() || !config_.server.api_key_file.empty());
 }
 
 void Control::wait_for_signal() {
@@ -128,17 +129,22 @@ void Control::wait_for_signal() {
   });
 }
 
+// Without waiting for anything.
+void Control::quit(int code) {
+  server_.remove_socket_file();
+  std::fflush(nullptr);
+  std::_Exit(code);
+}
+
 void Control::on_signal() {
   if (!llm_) {
     // Loading cannot be interrupted, and nothing is half written.
     log::info("stopped while loading");
-    std::fflush(nullptr);
-    std::_Exit(0);
+    quit(0);
   }
   if (drainer_.joinable()) {
     log::warn("second signal: ending at once");
-    std::fflush(nullptr);
-    std::_Exit(kDrainExpired);
+    quit(kDrainExpired);
   }
   log::info("finishing running requests, for at most {} s; a second signal ends at once",
             config_.server.drain_timeout);
@@ -154,8 +160,7 @@ void Control::on_device_lost(const std::string& why) {
 }
 
 void Control::drain(double seconds) {
-  const std::chrono::duration<double> time(seconds);
-  const bool clean = server_.drain(std::chrono::duration_cast<std::chrono::milliseconds>(time));
+  const bool clean = server_.drain(server::to_milliseconds(seconds));
   boost::asio::post(io_, [this, clean, seconds] {
     if (!clean) {
       log::warn("requests were still running after {} s", seconds);

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <boost/json/serialize.hpp>
+#include <cctype>
 #include <ctime>
 #include <thread>
 
+#include "base/check.h"
 #include "base/log.h"
 #include "deepinfer/version.h"
 #include "device/gpu_detector.h"
@@ -24,7 +26,6 @@ namespace {
 constexpr int kMaxTextJobs = 256;
 constexpr int kMaxGpuJobs = 1024;  // they share one answer
 constexpr size_t kMaxReported = 256;
-constexpr std::chrono::seconds kPing{15};
 
 int text_threads() {
   return std::clamp(static_cast<int>(std::thread::hardware_concurrency()) / 4, 2, 8);
@@ -70,7 +71,6 @@ struct Api::Route {
   std::string_view method;
   std::string_view path;  // ends with '/': a prefix
   Handler handler;
-  bool open;   // without an API key
   bool loads;  // needs a model that is ready, and counts as work that a drain waits for
 
   bool matches(std::string_view wanted) const {
@@ -80,27 +80,51 @@ struct Api::Route {
 
 const std::vector<Api::Route>& Api::routes() {
   static const std::vector<Route> kRoutes = {
-      {"GET", "/health", &Api::health, true, false},
-      {"GET", "/health/ready", &Api::ready, true, false},
-      {"GET", "/version", &Api::version, true, false},
-      {"GET", "/v1/models", &Api::models, false, false},
-      {"GET", "/v1/models/", &Api::model, false, false},
-      {"POST", "/v1/chat/completions", &Api::chat, false, true},
-      {"POST", "/v1/completions", &Api::completion, false, true},
-      {"POST", "/tokenize", &Api::tokenize, false, true},
-      {"POST", "/detokenize", &Api::detokenize, false, true},
-      {"GET", "/v1/gpu/info", &Api::gpu_info, false, false},
+      {"GET", "/health", &Api::health, false},
+      {"GET", "/health/ready", &Api::ready, false},
+      {"GET", "/version", &Api::version, false},
+      {"GET", "/v1/models", &Api::models, false},
+      {"GET", "/v1/models/", &Api::model, false},
+      {"POST", "/v1/chat/completions", &Api::chat, true},
+      {"POST", "/v1/completions", &Api::completion, true},
+      {"POST", "/tokenize", &Api::tokenize, true},
+      {"POST", "/detokenize", &Api::detokenize, true},
+      {"GET", "/v1/gpu/info", &Api::gpu_info, false},
   };
   return kRoutes;
 }
 
-Api::Api(const Config& config)
+Api::Api(const Config& config, std::chrono::milliseconds ping)
     : config_(config),
-      keys_(config.server.api_key),
+      ping_(ping),
       started_(static_cast<int64_t>(std::time(nullptr))),
       text_pool_(text_threads(), kMaxTextJobs),
       gpu_monitor_(gpu_source()),
       gpu_pool_(1, kMaxGpuJobs) {}
+
+Result<void> Api::check() {
+  std::string valid;
+  for (const Route& route : routes())
+    if (valid.find(fmt::format("{},", route.path)) == std::string::npos)
+      valid += fmt::format("{}{}", valid.empty() ? "" : ", ", route.path);
+  const auto builtin = Config::Server().open_routes;
+  for (const std::string& open : config_.server.open_routes) {
+    const bool known =
+        std::find(builtin.begin(), builtin.end(), open) != builtin.end() ||
+        std::any_of(routes().begin(), routes().end(), [&](const Route& route) { return route.path == open; });
+    if (!known)
+      return make_error(ErrorCode::kConfig,
+                        "server.open_routes: got \"{}\", which is no route; expected of {}",
+                        open.substr(0, 200), valid);
+  }
+  DI_ASSIGN(keys_, ApiKeys::load(config_.server));
+  return {};
+}
+
+bool Api::is_open(const Route& route) const {
+  const auto& open = config_.server.open_routes;
+  return std::find(open.begin(), open.end(), route.path) != open.end();
+}
 
 void Api::drain() {
   draining_ = true;
@@ -119,7 +143,7 @@ bool Api::stalled() const {
 
 // A page of another site can make a browser send requests here under that site's name.
 bool Api::host_allowed(const HttpRequest& request) const {
-  if (!is_loopback_host(config_.server.host)) return true;
+  if (!config_.server.uds.empty() || !is_loopback_host(config_.server.host)) return true;
   const std::string_view host = request.field("host");
   if (host.empty() || is_loopback_host(host)) return true;  // empty: HTTP/1.0, or no name at all
   const auto& allowed = config_.server.allowed_origins;
@@ -128,24 +152,49 @@ bool Api::host_allowed(const HttpRequest& request) const {
   });
 }
 
-void Api::add_cors(HttpExchange& exchange) const {
+bool Api::add_cors(HttpExchange& exchange) const {
   const std::string origin(exchange.request().field("origin"));
   const auto& allowed = config_.server.allowed_origins;
-  if (origin.empty() || allowed.empty()) return;
+  if (allowed.empty()) return false;
   const bool any = std::find(allowed.begin(), allowed.end(), "*") != allowed.end();
-  if (!any && std::find(allowed.begin(), allowed.end(), origin) == allowed.end()) return;
-  exchange.add_field("Access-Control-Allow-Origin", any ? "*" : origin);
+  // Caches must not give one origin's answer to another.
   if (!any) exchange.add_field("Vary", "Origin");
+  if (origin.empty()) return false;
+  if (!any && std::find(allowed.begin(), allowed.end(), origin) == allowed.end()) return false;
+  exchange.add_field("Access-Control-Allow-Origin", any ? "*" : origin);
+  // Browsers refuse credentials (cookies, client certificates) with *; a key in a field is none of these.
+  if (!any) exchange.add_field("Access-Control-Allow-Credentials", "true");
+  exchange.add_field("Access-Control-Expose-Headers", "X-Request-Id, Retry-After");
+  return true;
+}
+
+// What a browser asks before it sends what a page wants. SDKs add fields of their own: what is asked for is
+// allowed, as long as it is a list of names.
+HttpReply Api::options_reply(const HttpRequest& request, const std::string& allow,
+                             bool allowed_origin) const {
+  HttpReply reply{204, ""};
+  reply.fields = {{"Allow", allow + ", OPTIONS"}};
+  if (!allowed_origin) return reply;
+  const std::string_view asked = request.field("access-control-request-headers");
+  const bool plain =
+      !asked.empty() && asked.size() <= 1024 && std::all_of(asked.begin(), asked.end(), [](unsigned char c) {
+        return std::isalnum(c) || c == '-' || c == '_' || c == ',' || c == ' ';
+      });
+  reply.fields.emplace_back("Access-Control-Allow-Methods", allow + ", OPTIONS");
+  reply.fields.emplace_back("Access-Control-Allow-Headers",
+                            plain ? std::string(asked) : "Authorization, Content-Type, X-Request-Id");
+  reply.fields.emplace_back("Access-Control-Max-Age", "600");
+  return reply;
 }
 
 asio::awaitable<void> Api::handle(HttpExchange& exchange) {
   const std::string_view given = exchange.request().field("x-request-id");
   exchange.add_field("X-Request-Id", is_plain_id(given) ? std::string(given) : random_hex(16));
-  add_cors(exchange);
-  co_await dispatch(exchange);
+  const bool allowed_origin = add_cors(exchange);
+  co_await dispatch(exchange, allowed_origin);
 }
 
-asio::awaitable<void> Api::dispatch(HttpExchange& exchange) {
+asio::awaitable<void> Api::dispatch(HttpExchange& exchange, bool allowed_origin) {
   const HttpRequest& request = exchange.request();
   if (!host_allowed(request)) {
     co_await exchange.reply(error_reply({403,
@@ -164,15 +213,10 @@ asio::awaitable<void> Api::dispatch(HttpExchange& exchange) {
     if (request.method == route.method || (request.method == "HEAD" && route.method == "GET")) found = &route;
   }
   if (request.method == "OPTIONS" && !allow.empty()) {
-    HttpReply reply{204, ""};
-    reply.fields = {{"Allow", allow + ", OPTIONS"},
-                    {"Access-Control-Allow-Methods", allow + ", OPTIONS"},
-                    {"Access-Control-Allow-Headers", "Authorization, Content-Type, X-Request-Id"},
-                    {"Access-Control-Max-Age", "600"}};
-    co_await exchange.reply(std::move(reply));
+    co_await exchange.reply(options_reply(request, allow, allowed_origin));
     co_return;
   }
-  if (!(found && found->open) && !keys_.allows(request.field("authorization"))) {
+  if (!(found && is_open(*found)) && !keys_.match(request.field("authorization"))) {
     HttpReply reply = error_reply(key_error());
     reply.fields.emplace_back("WWW-Authenticate", "Bearer");
     co_await exchange.reply(std::move(reply));
@@ -305,7 +349,7 @@ asio::awaitable<void> Api::completion(HttpExchange& exchange) {
 asio::awaitable<void> Api::generate(HttpExchange& exchange, Form form) {
   Llm& llm = *llm_;
   auto request = std::make_shared<HttpRequest>(exchange.take_request());
-  const std::string key(request->field("authorization"));
+  const std::string salt = keys_.match(request->field("authorization")).value_or("");
   auto prepared = co_await text_pool_.run<Prepared>(
       [this, &llm, form, request = std::move(request)]() mutable -> Result<Prepared> {
         auto body = parse_body(request->body);
@@ -320,7 +364,7 @@ asio::awaitable<void> Api::generate(HttpExchange& exchange, Form form) {
   }
   if (exchange.disconnected()) co_return;
   // Keys do not share cached prefixes, or the time to the first token would tell what others have sent.
-  if (!keys_.empty()) prepared->request.cache_salt = sha256_hex(key) + prepared->request.cache_salt;
+  prepared->request.cache_salt.insert(0, salt);
   ReplyHead head{(form == kChat ? "chatcmpl-" : "cmpl-") + random_hex(16),
                  static_cast<int64_t>(std::time(nullptr)), prepared->model, llm.fingerprint,
                  prepared->request.include_usage};
@@ -331,7 +375,7 @@ asio::awaitable<void> Api::generate(HttpExchange& exchange, Form form) {
   const auto format =
       form == kChat ? make_chat_format(std::move(head), *llm.tokenizer, logprobs)
                     : make_completion_format(std::move(head), *llm.tokenizer, logprobs, std::move(echo));
-  co_await answer(exchange, llm, *prepared, *format, kPing);
+  co_await answer(exchange, llm, *prepared, *format, ping_);
 }
 
 namespace {

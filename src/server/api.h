@@ -25,7 +25,11 @@ namespace deepinfer::server {
 
 class Api {
  public:
-  explicit Api(const Config& config);
+  // `ping`: how often a stream without news says that it lives.
+  Api(const Config& config, std::chrono::milliseconds ping);
+
+  // Before the first exchange: reads the API keys; kConfig for what is wrong with them or with open_routes.
+  Result<void> check();
 
   // For HttpServer; any number of exchanges at once, on any strands.
   boost::asio::awaitable<void> handle(HttpExchange& exchange);
@@ -41,8 +45,10 @@ class Api {
   static const std::vector<Route>& routes();
 
   bool host_allowed(const HttpRequest& request) const;
-  void add_cors(HttpExchange& exchange) const;
-  boost::asio::awaitable<void> dispatch(HttpExchange& exchange);
+  bool add_cors(HttpExchange& exchange) const;  // whether the request's origin is allowed
+  bool is_open(const Route& route) const;
+  HttpReply options_reply(const HttpRequest& request, const std::string& allow, bool allowed_origin) const;
+  boost::asio::awaitable<void> dispatch(HttpExchange& exchange, bool allowed_origin);
   boost::asio::awaitable<void> serve_route(HttpExchange& exchange, const Route& route);
   bool stalled() const;
 
@@ -62,7 +68,8 @@ class Api {
   boost::asio::awaitable<void> generate(HttpExchange& exchange, Form form);
 
   const Config config_;
-  const ApiKeys keys_;
+  const std::chrono::milliseconds ping_;
+  ApiKeys keys_;  // constant after check()
   const int64_t started_;
   std::atomic<Llm*> llm_ = nullptr;
   std::atomic<bool> draining_ = false;

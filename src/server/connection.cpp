@@ -7,9 +7,7 @@
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/use_awaitable.hpp>
-#include <boost/asio/write.hpp>
 #include <boost/beast/http/error.hpp>
-#include <boost/beast/http/read.hpp>
 #include <boost/beast/http/status.hpp>
 #include <ctime>
 #include <iterator>
@@ -35,6 +33,11 @@ std::string_view view(const boost::beast::flat_buffer& buffer) {
   return {static_cast<const char*>(data.data()), data.size()};
 }
 
+std::span<char> room(boost::beast::flat_buffer& buffer) {
+  const auto bytes = buffer.prepare(kReadBytes);
+  return {static_cast<char*>(bytes.data()), bytes.size()};
+}
+
 // The bytes of one body against the sum that all connections may hold.
 struct BodyLease {
   explicit BodyLease(std::shared_ptr<HttpShared> owner) : shared(std::move(owner)) {}
@@ -46,14 +49,11 @@ struct BodyLease {
 
 }  // namespace
 
-Connection::Connection(asio::ip::tcp::socket socket, std::shared_ptr<HttpShared> shared)
-    : socket_(std::move(socket)),
-      shared_(std::move(shared)),
-      deadline_(socket_.get_executor()),
-      watch_ended_(socket_.get_executor()) {
-  error_code ignored;
-  socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
-  socket_.non_blocking(true, ignored);
+Connection::Connection(Stream::Socket socket, std::shared_ptr<HttpShared> shared)
+    : shared_(std::move(shared)),
+      stream_(std::move(socket), shared_->tls.get()),
+      deadline_(stream_.get_executor()),
+      watch_ended_(stream_.get_executor()) {
   const std::lock_guard lock(shared_->mutex);
   shared_->connections.insert(this);
 }
@@ -70,8 +70,7 @@ void Connection::arm(std::chrono::milliseconds after) {
   deadline_.async_wait([self = shared_from_this(), arming](error_code error) {
     if (error || arming != self->arming_) return;
     self->timed_out_ = true;
-    error_code ignored;
-    self->socket_.cancel(ignored);
+    self->stream_.cancel();
   });
 }
 
@@ -93,21 +92,19 @@ void Connection::on_gone(std::function<void()> callback) {
 
 // The last owner may be leaving on another thread just now.
 void Connection::abort() {
-  asio::post(socket_.get_executor(), [weak = weak_from_this()] {
+  asio::post(stream_.get_executor(), [weak = weak_from_this()] {
     const auto self = weak.lock();
     if (!self) return;
     self->aborted_ = true;
-    error_code ignored;
-    self->socket_.close(ignored);
+    self->stream_.close();
     self->set_gone();
   });
 }
 
 void Connection::close_if_idle() {
-  asio::post(socket_.get_executor(), [weak = weak_from_this()] {
+  asio::post(stream_.get_executor(), [weak = weak_from_this()] {
     const auto self = weak.lock();
-    error_code ignored;
-    if (self && self->idle_ && self->served_) self->socket_.close(ignored);
+    if (self && self->idle_ && self->served_) self->stream_.close();
   });
 }
 
@@ -116,23 +113,24 @@ void Connection::close_if_idle() {
 void Connection::watch() {
   if (!watch_wanted_ || watching_ || gone_ || buffer_.size() >= kPipelinedBytes) return;
   watching_ = true;
-  socket_.async_read_some(buffer_.prepare(kReadBytes),
-                          [self = shared_from_this()](error_code error, size_t bytes) {
-                            self->watching_ = false;
-                            if (!error) {
-                              self->buffer_.commit(bytes);
-                              self->watch();
-                            } else if (self->watch_wanted_) {
-                              self->set_gone();
-                            }
-                            if (!self->watching_) self->watch_ended_.cancel();
-                          });
+  stream_.async_wait_read([self = shared_from_this()](error_code error) { self->on_readable(error); });
+}
+
+void Connection::on_readable(error_code error) {
+  watching_ = false;
+  size_t bytes = 0;
+  if (!error && watch_wanted_) bytes = stream_.try_read(room(buffer_), error);
+  buffer_.commit(bytes);
+  if (!error || error == asio::error::would_block)
+    watch();
+  else if (watch_wanted_)
+    set_gone();
+  if (!watching_) watch_ended_.cancel();
 }
 
 asio::awaitable<void> Connection::unwatch() {
   watch_wanted_ = false;
-  error_code ignored;
-  if (watching_) socket_.cancel(ignored);
+  if (watching_) stream_.cancel();
   while (watching_) {
     watch_ended_.expires_at(asio::steady_timer::time_point::max());
     co_await watch_ended_.async_wait(kTuple);
@@ -141,17 +139,39 @@ asio::awaitable<void> Connection::unwatch() {
 
 asio::awaitable<void> Connection::run(bool refused) {
   auto self = shared_from_this();
-  if (refused) co_await refuse(503, "too many connections are open: try again");
-  while (!refused && !aborted_ && socket_.is_open()) {
+  const bool greeted = co_await handshake();
+  if (greeted && refused) co_await refuse(503, "too many connections are open: try again");
+  while (greeted && !refused && !aborted_ && stream_.is_open()) {
     if (!co_await read_request()) break;
     co_await handle();
     served_ = true;
     if (!keep_alive_) break;
   }
-  if (!gone_ && socket_.is_open()) co_await linger();
+  if (!gone_ && stream_.is_open()) co_await linger();
   disarm();
-  error_code ignored;
-  socket_.close(ignored);
+  stream_.close();
+}
+
+// False: there is nobody to talk to.
+asio::awaitable<bool> Connection::handshake() {
+  if (!shared_->tls) co_return true;
+  arm(shared_->limits.head);
+  const error_code error = co_await stream_.handshake();
+  disarm();
+  if (!error) co_return true;
+  if (stream_.was_plain_http()) {
+    stream_.drop_tls();
+    co_await refuse(400, "this server speaks HTTPS: use a URL that begins with https://");
+  } else {
+    set_gone();
+  }
+  co_return false;
+}
+
+asio::awaitable<Stream::Error> Connection::read_more() {
+  const auto [error, bytes] = co_await stream_.read(room(buffer_));
+  buffer_.commit(bytes);
+  co_return error;
 }
 
 asio::awaitable<size_t> Connection::read_head() {
@@ -187,9 +207,7 @@ asio::awaitable<size_t> Connection::read_head() {
     } else if (served_ && shared_->closing) {
       co_return 0;
     }
-    const auto [error, bytes] = co_await socket_.async_read_some(buffer_.prepare(kReadBytes), kTuple);
-    buffer_.commit(bytes);
-    if (!error) continue;
+    if (!co_await read_more()) continue;
     if (timed_out_ && !idle_) {
       co_await refuse(408, fmt::format("the request's head did not arrive within {} s",
                                        shared_->limits.head.count() / 1000.0));
@@ -217,33 +235,44 @@ asio::awaitable<bool> Connection::read_body(Parser& parser) {
       !parser.is_done() && !co_await write("HTTP/1.1 100 Continue\r\n\r\n"))
     co_return false;
   arm(shared_->limits.body);
-  while (!parser.is_done()) {
-    const auto [error, bytes] = co_await http::async_read_some(socket_, buffer_, parser, kTuple);
-    if (error == http::error::body_limit || error == http::error::buffer_overflow) {
-      co_await refuse_body();
+  const bool complete = co_await read_body_bytes(parser);
+  disarm();
+  co_return complete;
+}
+
+asio::awaitable<bool> Connection::read_body_bytes(Parser& parser) {
+  for (;;) {
+    if (!co_await parse_body(parser)) co_return false;
+    if (parser.is_done()) co_return true;
+    if (buffer_.size() >= kPipelinedBytes) {
+      co_await refuse(400, "the request's body cannot be read: a chunk's head has no end");
       co_return false;
     }
-    if (error && timed_out_) {
+    if (!co_await read_more()) continue;
+    if (timed_out_)
       co_await refuse(408, fmt::format("the request's body did not arrive within {} s",
                                        shared_->limits.body.count() / 1000.0));
-      co_return false;
-    }
-    if (error && error.category() == http::make_error_code(http::error::bad_chunk).category() &&
-        error != http::error::partial_message && error != http::error::end_of_stream) {
-      co_await refuse(400, fmt::format("the request's body cannot be read: {}", error.message()));
-      co_return false;
-    }
-    if (error) {
+    else
       set_gone();
-      co_return false;
-    }
+    co_return false;
+  }
+}
+
+asio::awaitable<bool> Connection::parse_body(Parser& parser) {
+  error_code error;
+  while (!error && !parser.is_done() && buffer_.size() > 0) {
+    buffer_.consume(parser.put(buffer_.data(), error));
     if (!lease_body(parser.get().body().size())) {
       co_await refuse(503, "too many large requests are being read at once: try again");
       co_return false;
     }
   }
-  disarm();
-  co_return true;
+  if (!error || error == http::error::need_more) co_return true;
+  if (error == http::error::body_limit)
+    co_await refuse_body();
+  else
+    co_await refuse(400, fmt::format("the request's body cannot be read: {}", error.message()));
+  co_return false;
 }
 
 bool Connection::fill_request(Parser& parser) {
@@ -340,14 +369,10 @@ asio::awaitable<void> Connection::refuse_body() {
 
 // A close with unread bytes is a reset, which can destroy the reply before the client has read it.
 asio::awaitable<void> Connection::linger() {
-  error_code error;
-  socket_.shutdown(asio::ip::tcp::socket::shutdown_send, error);
-  if (error) co_return;
+  if (stream_.shutdown_send()) co_return;
   arm(kLinger);
   std::vector<char> sink(kReadBytes);
-  for (;;) {
-    const auto [failed, bytes] = co_await socket_.async_read_some(asio::buffer(sink), kTuple);
-    if (failed) break;
+  while (!(co_await stream_.read(sink)).first) {
   }
   disarm();
 }
@@ -378,17 +403,15 @@ asio::awaitable<bool> Connection::write(std::string bytes) {
   if (gone_) co_return false;
   error_code error;
   // Nearly always the socket takes all of it at once.
-  size_t done = socket_.write_some(asio::buffer(bytes), error);
-  if (error == asio::error::would_block) error = {}, done = 0;
-  if (!error && done < bytes.size()) {
+  for (std::string_view rest = bytes; !rest.empty() && !error;) {
+    rest.remove_prefix(stream_.try_write(rest, error));
+    if (error != asio::error::would_block) continue;
     arm(shared_->limits.write);
-    const auto [failed, more] = co_await asio::async_write(socket_, asio::buffer(bytes) + done, kTuple);
+    error = co_await stream_.wait_write();
     disarm();
-    error = failed;
   }
   if (error) {
-    error_code ignored;
-    socket_.close(ignored);
+    stream_.close();
     set_gone();
   }
   co_return !error && !gone_;

@@ -1,10 +1,9 @@
-// One TCP connection: reads requests, answers what breaks the rules itself, hands the others to the handler.
+// One connection: reads requests, answers what breaks the rules itself, hands the others to the handler.
 // Private to http.cpp and connection.cpp.
 #pragma once
 
 #include <atomic>
 #include <boost/asio/io_context.hpp>
-#include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http/parser.hpp>
@@ -16,6 +15,7 @@
 #include <unordered_set>
 
 #include "server/http.h"
+#include "server/stream.h"
 
 namespace deepinfer::server {
 
@@ -24,7 +24,8 @@ struct HttpShared {
   HttpLimits limits;
   HttpHandler handler;
   HttpErrorBody error_body;
-  std::atomic<bool> closing = false;  // each reply ends its connection
+  std::shared_ptr<const TlsContext> tls;  // null: plain
+  std::atomic<bool> closing = false;      // each reply ends its connection
   std::atomic<size_t> body_bytes = 0;
 
   std::mutex mutex;
@@ -34,7 +35,7 @@ struct HttpShared {
 // All of it runs on the strand of its socket; only abort() and close_if_idle() may be called from elsewhere.
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
-  Connection(boost::asio::ip::tcp::socket socket, std::shared_ptr<HttpShared> shared);
+  Connection(Stream::Socket socket, std::shared_ptr<HttpShared> shared);
   ~Connection();
   Connection(const Connection&) = delete;
 
@@ -49,7 +50,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool started() const { return started_; }
   bool gone() const { return gone_; }
   void on_gone(std::function<void()> callback);
-  boost::asio::any_io_executor executor() { return socket_.get_executor(); }
+  boost::asio::any_io_executor executor() { return stream_.get_executor(); }
   boost::asio::awaitable<bool> reply(HttpReply reply);
   boost::asio::awaitable<bool> start_stream(HttpReply head);
   boost::asio::awaitable<bool> send(std::string_view data);
@@ -58,8 +59,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
  private:
   using Parser = boost::beast::http::request_parser<boost::beast::http::string_body>;
 
-  boost::asio::awaitable<size_t> read_head();  // bytes of the head in buffer_; 0: the connection ends
+  boost::asio::awaitable<bool> handshake();
+  boost::asio::awaitable<Stream::Error> read_more();  // into buffer_
+  boost::asio::awaitable<size_t> read_head();         // bytes of the head in buffer_; 0: the connection ends
   boost::asio::awaitable<bool> read_body(Parser& parser);
+  boost::asio::awaitable<bool> read_body_bytes(Parser& parser);
+  // What `parser` makes of the bytes in buffer_; true: it wants more of them, or is done.
+  boost::asio::awaitable<bool> parse_body(Parser& parser);
   boost::asio::awaitable<bool> read_request();  // request is filled
   boost::asio::awaitable<void> handle();
   boost::asio::awaitable<void> refuse(int status, std::string message);  // then the connection ends
@@ -73,11 +79,12 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void arm(std::chrono::milliseconds after);
   void disarm();
   void watch();
+  void on_readable(boost::system::error_code error);
   boost::asio::awaitable<void> unwatch();
   void set_gone();
 
-  boost::asio::ip::tcp::socket socket_;
-  std::shared_ptr<HttpShared> shared_;
+  std::shared_ptr<HttpShared> shared_;  // before the stream, which borrows its TLS
+  Stream stream_;
   boost::beast::flat_buffer buffer_;
   boost::asio::steady_timer deadline_;
   boost::asio::steady_timer watch_ended_;

@@ -4,7 +4,6 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/io_context.hpp>
-#include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/strand.hpp>
 #include <boost/asio/use_awaitable.hpp>
@@ -13,11 +12,11 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "server/connection.h"
+#include "server/listener.h"
 
 namespace deepinfer::server {
 
 namespace asio = boost::asio;
-using asio::ip::tcp;
 using boost::system::error_code;
 
 std::string_view HttpRequest::field(std::string_view name) const {
@@ -60,17 +59,22 @@ void HttpExchange::add_field(std::string name, std::string value) {
   connection_.reply_fields.emplace_back(std::move(name), std::move(value));
 }
 
+namespace {
+constexpr size_t kRefusals = 256;  // connections beyond the limit that are told so at the same time
+}
+
 struct HttpServer::Impl {
   asio::io_context io;
-  tcp::acceptor acceptor{asio::make_strand(io)};
+  Acceptor acceptor{asio::make_strand(io)};
+  SocketFile socket_file;
   std::shared_ptr<HttpShared> shared = std::make_shared<HttpShared>();
   std::vector<std::thread> threads;
 
   asio::awaitable<void> accept();
-  void serve(tcp::socket socket);
+  void serve(Stream::Socket socket);
 };
 
-void HttpServer::Impl::serve(tcp::socket socket) {
+void HttpServer::Impl::serve(Stream::Socket socket) {
   const auto executor = socket.get_executor();
   auto connection = std::make_shared<Connection>(std::move(socket), shared);
   size_t count = 0;
@@ -78,7 +82,9 @@ void HttpServer::Impl::serve(tcp::socket socket) {
     const std::lock_guard lock(shared->mutex);
     count = shared->connections.size();
   }
-  const bool full = count > static_cast<size_t>(shared->limits.connections);
+  const auto limit = static_cast<size_t>(shared->limits.connections);
+  if (count > limit + kRefusals) return;  // closed without a word
+  const bool full = count > limit;
   asio::co_spawn(
       executor, [connection, full] { return connection->run(full); },
       [](std::exception_ptr fault) {
@@ -95,7 +101,7 @@ asio::awaitable<void> HttpServer::Impl::accept() {
     auto [error, socket] =
         co_await acceptor.async_accept(asio::make_strand(io), asio::as_tuple(asio::use_awaitable));
     if (!error) {
-      serve(tcp::socket(std::move(socket)));
+      serve(std::move(socket));
       continue;
     }
     if (!acceptor.is_open() || error == asio::error::operation_aborted) break;
@@ -106,11 +112,13 @@ asio::awaitable<void> HttpServer::Impl::accept() {
   }
 }
 
-HttpServer::HttpServer(HttpLimits limits, HttpHandler handler, HttpErrorBody error_body)
+HttpServer::HttpServer(HttpLimits limits, HttpHandler handler, HttpErrorBody error_body,
+                       std::shared_ptr<const TlsContext> tls)
     : impl_(std::make_shared<Impl>()) {
   impl_->shared->limits = limits;
   impl_->shared->handler = std::move(handler);
   impl_->shared->error_body = std::move(error_body);
+  impl_->shared->tls = std::move(tls);
 }
 
 HttpServer::~HttpServer() {
@@ -118,41 +126,16 @@ HttpServer::~HttpServer() {
 }
 
 Result<uint16_t> HttpServer::listen(const std::string& host, int port) {
-  const std::string where = fmt::format("{}:{}", host, port);
-  error_code error;
-  tcp::resolver resolver(impl_->io);
-  const auto found = resolver.resolve(host, std::to_string(port),
-                                      tcp::resolver::numeric_service | tcp::resolver::passive, error);
-  if (error || found.empty())
-    return make_error(
-        ErrorCode::kConfig,
-        "server.host: got \"{}\", which is not an address of this machine ({}); expected one such as "
-        "127.0.0.1, or 0.0.0.0 for all",
-        host, error.message());
-  auto& acceptor = impl_->acceptor;
-  const tcp::endpoint endpoint = found.begin()->endpoint();
-  acceptor.open(endpoint.protocol(), error);
-  if (!error) acceptor.set_option(tcp::acceptor::reuse_address(true), error);
-  if (!error) acceptor.bind(endpoint, error);
-  if (!error) acceptor.listen(asio::socket_base::max_listen_connections, error);
-  if (!error) return acceptor.local_endpoint().port();
-  error_code ignored;
-  acceptor.close(ignored);
-  if (error == asio::error::address_in_use)
-    return make_error(
-        ErrorCode::kAddressInUse,
-        "server.port: {} is in use by another program; stop that one, or choose another port with "
-        "--port N (0: any free one)",
-        where);
-  if (error == asio::error::access_denied)
-    return make_error(ErrorCode::kConfig,
-                      "server.port: this user may not listen on {}; choose a port from 1024 on with --port N",
-                      where);
-  return make_error(
-      ErrorCode::kConfig,
-      "server.host: cannot listen on {} ({}); expected an address of this machine such as 127.0.0.1, "
-      "or 0.0.0.0 for all",
-      where, error.message());
+  return listen_tcp(impl_->acceptor, host, port);
+}
+
+Result<void> HttpServer::listen_unix(const std::string& path) {
+  DI_ASSIGN(impl_->socket_file, server::listen_unix(impl_->acceptor, path));
+  return {};
+}
+
+void HttpServer::remove_socket_file() {
+  impl_->socket_file.remove();
 }
 
 void HttpServer::start(int threads) {
@@ -168,6 +151,7 @@ void HttpServer::close_when_idle() {
 }
 
 void HttpServer::stop() {
+  remove_socket_file();
   if (impl_->threads.empty()) return;
   impl_->shared->closing = true;
   asio::post(impl_->acceptor.get_executor(), [impl = impl_.get()] {

@@ -1,5 +1,5 @@
-// HTTP/1.1 over TCP: connections, limits and deadlines. What a request means is the handler's business.
-// http.cpp and connection.cpp alone include Beast.
+// HTTP/1.1 over TCP or a Unix socket, with TLS or without: connections, limits and deadlines. What a request
+// means is the handler's business. http.cpp and connection.cpp alone include Beast.
 #pragma once
 
 #include <boost/asio/any_io_executor.hpp>
@@ -22,7 +22,7 @@ struct HttpLimits {
   size_t body_bytes = 32 << 20;
   size_t bodies_bytes = 256 << 20;        // of all connections together: beyond it, 503
   int connections = 4096;                 // further ones get 503 and are closed
-  std::chrono::milliseconds head{10000};  // from a head's first byte to its last
+  std::chrono::milliseconds head{10000};  // from a head's first byte to its last, and for a TLS handshake
   std::chrono::milliseconds body{60000};
   std::chrono::milliseconds idle{75000};   // between requests
   std::chrono::milliseconds write{60000};  // a client that reads nothing for so long is gone
@@ -50,6 +50,7 @@ struct HttpReply {
 };
 
 class Connection;
+class TlsContext;
 
 // One request and the way to answer it. Lives on its connection's strand; the handler must not keep it.
 class HttpExchange {
@@ -90,13 +91,18 @@ using HttpErrorBody = std::function<std::string(int status, std::string_view mes
 // Any thread may call its methods. start() begins threads of its own; handlers run on them.
 class HttpServer {
  public:
-  HttpServer(HttpLimits limits, HttpHandler handler, HttpErrorBody error_body);
+  // `tls` null: plain HTTP.
+  HttpServer(HttpLimits limits, HttpHandler handler, HttpErrorBody error_body,
+             std::shared_ptr<const TlsContext> tls = nullptr);
   ~HttpServer();  // stop()
   HttpServer(const HttpServer&) = delete;
 
   // Binds and listens; returns the port. kAddressInUse or kConfig with what to do. A client that connects now
   // waits until start().
   Result<uint16_t> listen(const std::string& host, int port);
+  // The same on a Unix socket, whose file is removed at the end.
+  Result<void> listen_unix(const std::string& path);
+  void remove_socket_file();  // now, for a process that ends without stop()
   void start(int threads);
 
   // From now on each reply closes its connection, and idle ones close at once.

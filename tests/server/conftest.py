@@ -18,7 +18,8 @@ class Server:
 
     def __init__(self, deepinfer, model, *args, env=None, ready=True):
         environment = {k: v for k, v in os.environ.items() if not k.startswith("DEEPINFER_")} | (env or {})
-        command = [deepinfer, "serve", "--port", "0", "--model", str(model), *map(str, args)]
+        port = [] if "--uds" in args else ["--port", "0"]
+        command = [deepinfer, "serve", *port, "--model", str(model), *map(str, args)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                         env=environment)
         self.out, self.err = [], []
@@ -26,10 +27,17 @@ class Server:
                         for pair in ((self.process.stdout, self.out), (self.process.stderr, self.err))]
         for reader in self.readers:
             reader.start()
-        self.url = self._wait_for(r"listening on (http://[0-9.]+:[0-9]+)", self.err) if not ready else \
-            self._wait_for(r"^curl (http://[0-9.:]+)/v1/", self.out)
-        self.host, port = self.url.removeprefix("http://").rsplit(":", 1)
-        self.port = int(port)
+        # "http://127.0.0.1:8000", "https://...", or "unix:/path" and a URL for clients that are given the path.
+        address = self._wait_for(r"listening on (\S+)", self.err)
+        if ready:
+            self._wait_for(r"^(curl )", self.out)
+        self.uds = address.removeprefix("unix:") if address.startswith("unix:") else None
+        if self.uds:
+            self.url = ("https" if "--ssl-certfile" in args else "http") + "://localhost"
+        else:
+            self.url = address
+            self.host, port = re.sub("^https?://", "", address).rsplit(":", 1)
+            self.port = int(port)
 
     def _read(self, stream, lines):
         for line in stream:
@@ -53,6 +61,11 @@ class Server:
         return openai.OpenAI(**options)
 
     def connect(self):
+        if self.uds:
+            connection = socket.socket(socket.AF_UNIX)
+            connection.settimeout(60)
+            connection.connect(self.uds)
+            return connection
         return socket.create_connection((self.host, self.port), timeout=60)
 
     def stop(self, number=signal.SIGTERM, timeout=60):

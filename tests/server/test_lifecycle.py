@@ -8,17 +8,7 @@ import time
 
 import httpx
 import pytest
-
-
-def wait_for(condition, timeout=20):
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
-
-
-def read_events(path):
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+from server_support import read_events, wait_for
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -31,10 +31,10 @@ class ApiTest : public testing::Test {
 
   void start_loading() {
     config_.server.port = 0;
-    server_ = std::make_unique<Server>(config_);
-    auto url = server_->start();
-    ASSERT_TRUE(url.ok()) << url.error().message;
-    port_ = static_cast<uint16_t>(std::stoi(url->substr(url->rfind(':') + 1)));
+    server_ = std::make_unique<Server>(config_, ping_);
+    auto address = server_->start();
+    ASSERT_TRUE(address.ok()) << address.error().message;
+    port_ = static_cast<uint16_t>(std::stoi(address->url.substr(address->url.rfind(':') + 1)));
   }
 
   void start(FakeModel model = {}) {
@@ -80,6 +80,7 @@ class ApiTest : public testing::Test {
   }
 
   Config config_;
+  milliseconds ping_{15000};
   Gate gate_;
   std::unique_ptr<Server> server_;
   std::unique_ptr<Llm> llm_;
@@ -349,20 +350,112 @@ TEST_F(ApiTest, KeysDoNotSharePrefixes) {
   EXPECT_EQ(cached("two"), 0);
 }
 
-TEST_F(ApiTest, HostsAndOrigins) {
+TEST_F(ApiTest, SpellingsOfOneKeyShareTheirPrefixes) {
+  config_.server.api_key = {"one"};
+  start();
+  const std::string body = R"({"prompt":")" + std::string(100, 'p') + R"(","max_tokens":1})";
+  const auto cached = [&](const char* authorization) {
+    const json::value v =
+        ask_json(post("/v1/completions", body, fmt::format("Authorization: {}\r\n", authorization)));
+    return v.at("usage").at("prompt_tokens_details").at("cached_tokens").as_int64();
+  };
+  EXPECT_EQ(cached("Bearer one"), 0);
+  EXPECT_GT(cached("bearer  one"), 0);
+  EXPECT_GT(cached("BEARER one "), 0);
+}
+
+TEST_F(ApiTest, OpenRoutesAreAsTheSettingsSay) {
+  config_.server.api_key = {"one"};
+  config_.server.open_routes = {"/v1/models", "/v1/models/"};
+  start();
+  EXPECT_EQ(ask(get("/v1/models")).status, 200);
+  EXPECT_EQ(ask(get("/v1/models/fake")).status, 200);
+  EXPECT_EQ(ask(get("/health")).status, 401);
+  EXPECT_EQ(ask(get("/version")).status, 401);
+  EXPECT_EQ(ask(chat()).status, 401);
+  EXPECT_EQ(ask(post("/v1/models", "")).status, 401);  // what is open is a method and a path
+}
+
+TEST_F(ApiTest, UnknownOpenRouteIsRefusedWithTheValidOnes) {
+  config_.server.open_routes = {"/health", "/helth"};
+  const auto refused = Server(config_).start();
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, ErrorCode::kConfig);
+  EXPECT_THAT(refused.error().message, testing::AllOf(HasSubstr("server.open_routes: got \"/helth\""),
+                                                      HasSubstr("/v1/completions"), HasSubstr("/version")));
+}
+
+TEST_F(ApiTest, HostsThatLoopbackAnswersFor) {
   config_.server.allowed_origins = {"https://chat.example"};
   start();
   EXPECT_EQ(ask("GET /health HTTP/1.1\r\nHost: evil.example\r\n\r\n").status, 403);
-  EXPECT_EQ(ask("GET /health HTTP/1.1\r\nHost: chat.example\r\n\r\n").status, 200);
-  EXPECT_EQ(ask("GET /health HTTP/1.1\r\nHost: 127.0.0.1:1\r\n\r\n").status, 200);
+  EXPECT_EQ(
+      ask("POST /v1/completions HTTP/1.1\r\nHost: 127.evil.example\r\nContent-Length: 0\r\n\r\n").status,
+      403);
+  for (const char* host : {"chat.example", "127.0.0.1:1", "localhost:8000", "[::1]:8000", "app.localhost"})
+    EXPECT_EQ(ask(fmt::format("GET /health HTTP/1.1\r\nHost: {}\r\n\r\n", host)).status, 200) << host;
+}
+
+TEST_F(ApiTest, OtherAddressesAnswerForEveryHost) {
+  config_.server.host = "0.0.0.0";
+  start();
+  EXPECT_EQ(ask("GET /health HTTP/1.1\r\nHost: any.example\r\n\r\n").status, 200);
+}
+
+TEST_F(ApiTest, OriginsThatPagesMayHave) {
+  config_.server.allowed_origins = {"https://chat.example", "http://localhost:3000"};
+  config_.server.api_key = {"one"};
+  start();
   const RawReply good = ask(get("/health", "Origin: https://chat.example\r\n"));
   EXPECT_EQ(good.fields.at("access-control-allow-origin"), "https://chat.example");
-  EXPECT_FALSE(
-      ask(get("/health", "Origin: https://evil.example\r\n")).fields.contains("access-control-allow-origin"));
-  const RawReply preflight =
-      ask("OPTIONS /v1/models HTTP/1.1\r\nHost: localhost\r\nOrigin: https://chat.example\r\n\r\n");
-  EXPECT_EQ(preflight.status, 204);
-  EXPECT_EQ(preflight.fields.at("access-control-allow-origin"), "https://chat.example");
+  EXPECT_EQ(good.fields.at("access-control-allow-credentials"), "true");
+  EXPECT_THAT(good.fields.at("access-control-expose-headers"), HasSubstr("X-Request-Id"));
+  EXPECT_EQ(good.fields.at("vary"), "Origin");
+  // A page must be able to read why it was refused.
+  EXPECT_EQ(
+      ask(get("/v1/models", "Origin: http://localhost:3000\r\n")).fields.at("access-control-allow-origin"),
+      "http://localhost:3000");
+  for (const char* origin :
+       {"https://evil.example", "https://chat.example.evil", "null", "http://chat.example"}) {
+    const RawReply bad = ask(get("/health", fmt::format("Origin: {}\r\n", origin)));
+    EXPECT_FALSE(bad.fields.contains("access-control-allow-origin")) << origin;
+    EXPECT_FALSE(bad.fields.contains("access-control-allow-credentials")) << origin;
+    EXPECT_EQ(bad.fields.at("vary"), "Origin");
+  }
+}
+
+// A preflight carries no key.
+TEST_F(ApiTest, PreflightAllowsWhatIsAskedFor) {
+  config_.server.allowed_origins = {"https://chat.example"};
+  config_.server.api_key = {"one"};
+  start();
+  const auto preflight = [&](const char* origin, const char* fields) {
+    return ask(
+        fmt::format("OPTIONS /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nOrigin: {}\r\n"
+                    "Access-Control-Request-Method: POST\r\n"
+                    "Access-Control-Request-Headers: {}\r\n\r\n",
+                    origin, fields));
+  };
+  const RawReply good = preflight("https://chat.example", "authorization,content-type,x-stainless-os");
+  EXPECT_EQ(good.status, 204);
+  EXPECT_EQ(good.fields.at("access-control-allow-origin"), "https://chat.example");
+  EXPECT_EQ(good.fields.at("access-control-allow-credentials"), "true");
+  EXPECT_THAT(good.fields.at("access-control-allow-methods"), HasSubstr("POST"));
+  EXPECT_EQ(good.fields.at("access-control-allow-headers"), "authorization,content-type,x-stainless-os");
+  EXPECT_EQ(good.fields.at("access-control-max-age"), "600");
+  EXPECT_EQ(preflight("https://chat.example", "a;b").fields.at("access-control-allow-headers"),
+            "Authorization, Content-Type, X-Request-Id");
+  const RawReply bad = preflight("https://evil.example", "authorization");
+  EXPECT_FALSE(bad.fields.contains("access-control-allow-origin"));
+  EXPECT_FALSE(bad.fields.contains("access-control-allow-headers"));
+}
+
+TEST_F(ApiTest, AnyOriginIsWithoutCredentials) {
+  config_.server.allowed_origins = {"*"};
+  start();
+  const RawReply reply = ask(get("/health", "Origin: https://any.example\r\n"));
+  EXPECT_EQ(reply.fields.at("access-control-allow-origin"), "*");
+  EXPECT_FALSE(reply.fields.contains("access-control-allow-credentials"));
 }
 
 TEST_F(ApiTest, DisconnectFreesEverythingAtOnce) {
