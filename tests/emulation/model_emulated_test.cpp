@@ -1,193 +1,42 @@
-// Small Llama checkpoints on the device (emulated, or a card), from the file to the tokens, against the CPU
-// backend: dense and GGUF's types, in bf16 and fp16, eager and as graphs, alone and in company.
+// Small Llama checkpoints on the device (emulated, or a card), from the file to the tokens, against the same
+// model in F32: dense and GGUF's types, in bf16 and fp16, eager and as graphs, alone and in company.
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <filesystem>
 #include <random>
 
-#include "emulation/fresh_machine.h"
-#include "engine/cuda_runner.h"
-#include "model/checkpoint.h"
+#include "emulation/model_fixture.h"
 #include "support/cpu_engine.h"
-#include "support/model_harness.h"
 
 namespace deepinfer::test {
 namespace {
 
-namespace fs = std::filesystem;
-
-struct Scene {
-  std::string model = "base";
-  DType activation = DType::kBF16;
-  DType kv = DType::kBF16;
-  bool deterministic = false;
-  bool eager = false;
-  bool library = false;  // cuBLASLt for what it serves
-  uint64_t seed = 1;
-  int seqs = 5, tokens = 40, max_len = 128;
-  int64_t blocks = 40;
-  std::vector<int> graph_sizes;
-  size_t logits_bytes = 0;
-};
-
-// DI_TEST_SOURCE: where the repository lies on the machine that runs the test, when it was built elsewhere.
-fs::path path_of(const std::string& model) {
-  const char* root = std::getenv("DI_TEST_SOURCE");
-  return fs::path(root != nullptr ? root : DI_SOURCE_DIR) / "tests/golden/tiny_llama" / model;
-}
-
-std::unique_ptr<CudaRunner> make_runner(const Scene& s) {
-  fresh_machine(s.seed);
-  auto checkpoint = open_weights(path_of(s.model));
-  auto gpu = cuda::Gpu::open({.deterministic = s.deterministic, .self_check = false});
-  if (!checkpoint || !gpu) {
-    ADD_FAILURE() << (checkpoint ? gpu.error().message : checkpoint.error().message);
-    return nullptr;
-  }
-  if (s.library) {
-    const Result<void> opened = (*gpu)->open_fast_paths();
-    EXPECT_TRUE(opened.ok());
-  }
-  ThreadPool pool(1);
-  Context context{
-      .device = {Device::Kind::kCuda, 0}, .pool = &pool, .gpu = gpu->get(), .activation = s.activation};
-  auto model = make_model(checkpoint->config, checkpoint->weights, context);
-  if (!model) {
-    ADD_FAILURE() << model.error().message;
-    return nullptr;
-  }
-  auto runner = CudaRunner::create(
-      std::move(*gpu), std::move(*model),
-      {.max_num_seqs = s.seqs,
-       .max_num_batched_tokens = s.tokens,
-       .max_model_len = s.max_len,
-       .kv_dtype = s.kv,
-       .activation = s.activation,
-       .enforce_eager = s.eager,
-       .graph_sizes = s.graph_sizes,
-       .logits_bytes = s.logits_bytes,
-       .plan_cache = [&s](const MeasuredMemory& m) { return CachePlan{s.blocks, m.max_model_len}; }});
-  if (!runner) ADD_FAILURE() << runner.error().message;
-  return runner ? std::move(*runner) : nullptr;
-}
-
-std::unique_ptr<ModelHarness> cpu_model(const std::string& model) {
-  auto h = ModelHarness::open(path_of(model), {.max_tokens = 256});
-  if (!h) ADD_FAILURE() << h.error().message;
-  return h ? std::move(*h) : nullptr;
-}
-
-// How far two devices' logits may be apart, relative to their norm. A value is rounded to A about eight times
-// a layer on its way (norm, q, k and v, attention's probabilities and result, gate_up's norm and result, and
-// once for the head), each with a relative error of 2^-9 / sqrt(3) rms (bf16; 2^-12 for fp16) that the
-// layers behind may double: two layers give 2 sqrt(17) 2^-9 / sqrt(3). The CPU rounds activations to int8 per
-// 32 for quantized weights: 0.5% each of nine times, doubled. FP8 keys and values have a step of 2^-4, of
-// which softmax averages most away: a third is left. The worst of some tens of rows is half as much again.
-double bound_of(const Scene& s) {
-  const double unit = s.activation == DType::kBF16 ? 0x1p-9 : 0x1p-12;
-  double square = std::pow(2 * std::sqrt(17.0) * unit / std::sqrt(3.0), 2);
-  if (s.model.find("-q") != std::string::npos) square += std::pow(2 * 0.005 * 3, 2);
-  if (s.kv == DType::kF8E4M3) square += std::pow(0x1p-4 / 3, 2);
-  return 1.5 * std::sqrt(square);
-}
-
-double distance(std::span<const float> got, std::span<const float> want) {
-  double difference = 0, norm = 0;
-  for (size_t i = 0; i < want.size(); ++i) {
-    difference += std::pow(static_cast<double>(got[i]) - want[i], 2);
-    norm += std::pow(static_cast<double>(want[i]), 2);
-  }
-  return std::sqrt(difference / norm);
-}
-
-std::vector<int32_t> random_tokens(std::mt19937_64& random, int count, int vocab) {
-  std::vector<int32_t> ids(count);
-  for (int32_t& id : ids) id = std::uniform_int_distribution<int>(0, vocab - 1)(random);
-  return ids;
-}
-
-// Sequences that are fed by hand, so that the logits of many positions are seen.
-class Feeder {
- public:
-  Feeder(CudaRunner& runner, int sequences, int tokens, uint64_t seed) : runner_(runner) {
-    std::mt19937_64 random(seed);
-    int32_t block = 0;
-    for (int i = 0; i < sequences; ++i) {
-      ids.push_back(random_tokens(random, tokens, runner.info().vocab_size));
-      tables_.emplace_back(1);
-      for (int n = 0; n * 16 < tokens; ++n) tables_.back()[0].push_back(block++);
-      at.push_back(0);
-    }
-  }
-
-  // `counts[i]` tokens of sequence i, rows of one token first. Logits of each row's last token.
-  std::map<int, std::vector<float>> step(const std::vector<int>& counts) {
-    Step step{.id = ++steps_};
-    std::vector<int> order;
-    for (const bool decode : {true, false})
-      for (size_t i = 0; i < counts.size(); ++i)
-        if (counts[i] > 0 && (counts[i] == 1) == decode) order.push_back(static_cast<int>(i));
-    for (const int i : order) {
-      StepRow row{.sequence = static_cast<uint64_t>(i) + 1, .slot = i, .context_len = at[i]};
-      row.tokens = std::span(ids[i]).subspan(at[i], counts[i]);
-      row.block_table = tables_[i];
-      row.samples = true;
-      row.sampling.temperature = 0;
-      step.rows.push_back(row);
-      at[i] += counts[i];
-    }
-    runner_.launch_forward(step);
-    runner_.launch_sample(step);
-    (void)runner_.wait(step.id);
-    const std::vector<float> logits = runner_.read_logits();
-    std::map<int, std::vector<float>> out;
-    const int V = runner_.info().vocab_size;
-    for (size_t r = 0; r < order.size(); ++r)
-      out[order[r]] = {logits.begin() + static_cast<int64_t>(r) * V,
-                       logits.begin() + static_cast<int64_t>(r + 1) * V};
-    return out;
-  }
-
-  std::vector<std::vector<int32_t>> ids;
-  std::vector<int> at;  // tokens in the cache
-
- private:
-  CudaRunner& runner_;
-  std::vector<std::vector<std::vector<int32_t>>> tables_;
-  uint64_t steps_ = 0;
-};
-
 class LogitsTest : public testing::TestWithParam<std::tuple<std::string, DType>> {};
 
-TEST_P(LogitsTest, EqualTheCpus) {
+TEST_P(LogitsTest, AreTheExactOnesButForRounding) {
   Scene s;
   std::tie(s.model, s.activation) = GetParam();
   s.kv = s.activation;
   const auto runner = make_runner(s);
-  const auto cpu = cpu_model(s.model);
-  ASSERT_TRUE(runner && cpu);
+  const auto exact = exact_model(s);
+  ASSERT_TRUE(runner && exact);
   Feeder feeder(*runner, 4, 48, 7);
-  std::vector<std::vector<float>> want;
-  for (const auto& ids : feeder.ids) want.push_back(cpu->logits(ids));
-  const int V = cpu->vocab_size();
-  double worst = 0;
   // A prompt in pieces beside others that decode; then all decode: warm, captured, replayed.
-  const std::vector<std::vector<int>> plan{{19, 0, 0, 0}, {1, 33, 0, 0}, {1, 1, 7, 21}, {1, 1, 16, 1},
-                                           {1, 1, 0, 0},  {1, 1, 1, 1},  {1, 1, 1, 1},  {1, 1, 1, 1},
-                                           {0, 1, 1, 1},  {0, 1, 1, 1},  {1, 0, 0, 1},  {1, 0, 0, 1}};
-  for (const auto& counts : plan) {
-    for (const auto& [i, logits] : feeder.step(counts)) {
-      const auto row = std::span(want[i]).subspan(static_cast<size_t>(feeder.at[i] - 1) * V, V);
-      const double d = distance(logits, row);
-      EXPECT_LT(d, bound_of(s)) << "sequence " << i << " at " << feeder.at[i];
-      worst = std::max(worst, d);
-    }
-  }
-  RecordProperty("worst", std::to_string(worst));
-  std::printf("%s %s: %.5f of %.5f\n", s.model.c_str(), std::string(info(s.activation).name).c_str(), worst,
-              bound_of(s));
+  const RowComparison rows = compare_rows(*exact, feeder,
+                                          {{19, 0, 0, 0},
+                                           {1, 33, 0, 0},
+                                           {1, 1, 7, 21},
+                                           {1, 1, 16, 1},
+                                           {1, 1, 0, 0},
+                                           {1, 1, 1, 1},
+                                           {1, 1, 1, 1},
+                                           {1, 1, 1, 1},
+                                           {0, 1, 1, 1},
+                                           {0, 1, 1, 1},
+                                           {1, 0, 0, 1},
+                                           {1, 0, 0, 1}});
+  expect_only_rounding(rows);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -205,21 +54,14 @@ INSTANTIATE_TEST_SUITE_P(
     });
 
 TEST(ModelEmulated, AnFp8CacheStaysWithinItsBound) {
-  Scene s{.kv = DType::kF8E4M3};
+  const Scene s{.kv = DType::kF8E4M3};
   const auto runner = make_runner(s);
-  const auto cpu = cpu_model(s.model);
-  ASSERT_TRUE(runner && cpu);
+  const auto exact = exact_model(s);
+  ASSERT_TRUE(runner && exact);
   Feeder feeder(*runner, 2, 40, 11);
-  double worst = 0;
-  for (const auto& counts : std::vector<std::vector<int>>{{30, 0}, {1, 25}, {1, 1}, {1, 1}, {1, 1}}) {
-    for (const auto& [i, logits] : feeder.step(counts)) {
-      const std::vector<float> want = cpu->logits(std::span(feeder.ids[i]).first(feeder.at[i]));
-      const double d = distance(logits, std::span(want).last(logits.size()));
-      EXPECT_LT(d, bound_of(s));
-      worst = std::max(worst, d);
-    }
-  }
-  std::printf("fp8: %.5f of %.5f\n", worst, bound_of(s));
+  const RowComparison rows =
+      compare_rows(*exact, feeder, {{30, 0}, {1, 25}, {1, 1}, {1, 1}, {1, 1}, {1, 1}, {1, 1}});
+  expect_only_rounding(rows);
 }
 
 std::vector<EngineRequest> requests_of(std::mt19937_64& random, int count, int vocab, float temperature) {
@@ -253,47 +95,61 @@ std::vector<int32_t> tokens_of(const Answer& a) {
   return ids;
 }
 
-// Of one logit, where the whole row is off by the bound: six times the root mean square of that.
-double slack(std::span<const float> logits, double bound) {
+// How far the difference of two logits of one row may be off, once in a thousand times in one of `count`
+// rows: a row's distance spreads evenly over its logits, and each is nearly normal, a sum of many roundings.
+double slack(std::span<const float> logits, double rms, int64_t count) {
   double square = 0;
   for (const float l : logits) square += static_cast<double>(l) * l;
-  return 6 * bound * std::sqrt(square / static_cast<double>(logits.size()));
+  const double one = rms * std::sqrt(square / static_cast<double>(logits.size()));
+  return std::sqrt(2 * std::log(2e3 * static_cast<double>(count))) * std::sqrt(2.0) * one;
 }
 
-TEST(ModelEmulated, GreedyTokensAreTheCpusWhereItsLogitsDecide) {
+// The tokens of one answer, and how many of them were not near to a tie.
+int check_greedy(ExactModel& exact, const EngineRequest& request, const Answer& answer, int64_t count) {
+  std::vector<int32_t> ids = request.prompt;
+  for (const OutputToken& t : answer.tokens) ids.push_back(t.id);
+  const ExactModel::Rows rows = exact.rows(ids);
+  int decided = 0;
+  for (size_t n = 0; n < answer.tokens.size(); ++n) {
+    const auto V = static_cast<size_t>(exact.vocab_size());
+    const size_t at = request.prompt.size() + n - 1;
+    const auto row = std::span(rows.logits).subspan(at * V, V);
+    const OutputToken& t = answer.tokens[n];
+    std::vector<float> two(2);
+    std::partial_sort_copy(row.begin(), row.end(), two.begin(), two.end(), std::greater<>());
+    double sum = 0;
+    for (const float l : row) sum += std::exp(static_cast<double>(l) - two[0]);
+    const double near = slack(row, rows.rms[at], count);
+    EXPECT_LE(two[0] - row[t.id], near) << "token " << n;
+    EXPECT_NEAR(t.logprob, row[t.id] - two[0] - std::log(sum), near) << "token " << n;
+    decided += two[0] - two[1] > near;
+  }
+  return decided;
+}
+
+TEST(ModelEmulated, GreedyTokensAreTheExactOnesWhereLogitsDecide) {
   for (uint64_t seed = 1; seed <= 4; ++seed) {
+    SCOPED_TRACE(fmt::format("seed {}", seed));
     Scene s{.seed = seed};
     s.model = seed % 2 == 0 ? "mha_tied/model-q8_0.gguf" : "base";
     s.eager = seed == 3;
     s.library = seed == 1 || seed == 4;
     s.blocks = 14;  // some are preempted
-    const auto cpu = cpu_model(s.model);
-    ASSERT_TRUE(cpu);
+    const auto exact = exact_model(s);
+    ASSERT_TRUE(exact);
     std::mt19937_64 random(seed);
-    const std::vector<EngineRequest> requests = requests_of(random, 7, cpu->vocab_size(), 0);
+    const std::vector<EngineRequest> requests = requests_of(random, 7, exact->vocab_size(), 0);
     const std::vector<Answer> answers = answers_of(s, requests);
-    int equal = 0, all = 0;
+    int all = 0, decided = 0;
+    for (const EngineRequest& r : requests) all += r.sampling.max_tokens;
     for (size_t i = 0; i < requests.size(); ++i) {
+      SCOPED_TRACE(fmt::format("request {}", i));
       ASSERT_EQ(static_cast<int>(answers[i].tokens.size()), requests[i].sampling.max_tokens)
           << answers[i].error;
-      std::vector<int32_t> ids = requests[i].prompt;
-      for (const OutputToken& t : answers[i].tokens) ids.push_back(t.id);
-      const std::vector<float> logits = cpu->logits(ids);
-      for (size_t n = 0; n < answers[i].tokens.size(); ++n) {
-        const size_t V = static_cast<size_t>(cpu->vocab_size());
-        const auto row = std::span(logits).subspan((requests[i].prompt.size() + n - 1) * V, V);
-        const OutputToken& t = answers[i].tokens[n];
-        const float best = *std::max_element(row.begin(), row.end());
-        double sum = 0;
-        for (const float l : row) sum += std::exp(static_cast<double>(l) - best);
-        const double near = slack(row, bound_of(s));
-        EXPECT_LE(best - row[t.id], 2 * near) << "seed " << seed << ", request " << i << ", token " << n;
-        EXPECT_NEAR(t.logprob, row[t.id] - best - std::log(sum), 2 * near);
-        equal += best == row[t.id];
-        ++all;
-      }
+      decided += check_greedy(*exact, requests[i], answers[i], all);
     }
-    EXPECT_GT(equal, all * 9 / 10) << "most are not near to a tie";
+    std::printf("%d of %d tokens decided\n", decided, all);
+    EXPECT_GT(decided, all / 2) << "else this test says little";
   }
 }
 
@@ -303,9 +159,10 @@ TEST(ModelEmulated, DeterministicMeansTheSameTokensWhateverRunsBeside) {
   for (const std::string model : {"base", "mha_tied/model-q4_0.gguf"}) {
     Scene s{.model = model, .deterministic = true};
     std::mt19937_64 random(3);
-    const auto cpu = cpu_model(s.model);
-    ASSERT_TRUE(cpu);
-    const std::vector<EngineRequest> requests = requests_of(random, 6, cpu->vocab_size(), 1.0f);
+    const auto checkpoint = open_weights(path_of(model));
+    ASSERT_TRUE(checkpoint);
+    const int vocab = checkpoint->config.vocab_size;
+    const std::vector<EngineRequest> requests = requests_of(random, 6, vocab, 1.0f);
     const std::vector<Answer> graphs = answers_of(s, requests);
     s.eager = true;
     s.seed = 2;
@@ -314,7 +171,7 @@ TEST(ModelEmulated, DeterministicMeansTheSameTokensWhateverRunsBeside) {
     s.tokens = 9;
     s.eager = false;
     s.graph_sizes = {3};
-    s.logits_bytes = 2 * static_cast<size_t>(cpu->vocab_size()) * sizeof(float);  // in pieces
+    s.logits_bytes = 2 * static_cast<size_t>(vocab) * sizeof(float);  // in pieces
     const std::vector<Answer> chunks = answers_of(s, requests);
     for (size_t i = 0; i < requests.size(); ++i) {
       const std::vector<Answer> alone = answers_of(s, {requests[i]});

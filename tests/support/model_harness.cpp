@@ -14,8 +14,13 @@ constexpr int kBlockSize = 16;
 
 Result<std::unique_ptr<ModelHarness>> ModelHarness::open(const std::filesystem::path& path,
                                                          const Options& o) {
+  DI_ASSIGN(Checkpoint checkpoint, open_weights(path));
+  return open(std::move(checkpoint), o);
+}
+
+Result<std::unique_ptr<ModelHarness>> ModelHarness::open(Checkpoint checkpoint, const Options& o) {
   std::unique_ptr<ModelHarness> h(new ModelHarness);
-  DI_ASSIGN(h->checkpoint_, open_weights(path));
+  h->checkpoint_ = std::move(checkpoint);
   h->pool_ = std::make_unique<ThreadPool>(o.threads);
   h->context_.pool = h->pool_.get();
   const ModelConfig& config = h->checkpoint_.config;

@@ -22,6 +22,7 @@ class ModelHarness {
 
   static Result<std::unique_ptr<ModelHarness>> open(const std::filesystem::path& path,
                                                     const Options& options);
+  static Result<std::unique_ptr<ModelHarness>> open(Checkpoint checkpoint, const Options& options);
 
   // Logits [tokens, V], computed in steps of at most `chunk` tokens (0: all at once) on an empty cache.
   std::vector<float> logits(std::span<const int32_t> tokens, int chunk = 0);
