@@ -100,9 +100,14 @@ def markdown(out, commit):
     yield f"# {torch.get('gpu') or gpu_name(out)}, commit {commit}"
     yield ""
     if torch:
-        yield (f"Copy {torch['copy_gb_per_second']:.0f} GB/s, matrix products {torch['matmul_tflop_per_second']:.0f} TFLOP/s "
-               f"(bf16, 8192³), both by PyTorch {torch['torch']} in the same run; these are the floors' rates. "
-               "Random weights in the shape of Llama-3.1-8B, bf16.")
+        yield (f"PyTorch {torch['torch']} in the same run: copy {torch['copy_gb_per_second']:.0f} GB/s, matrix products "
+               f"{torch['matmul_tflop_per_second']:.0f} TFLOP/s (bf16, 8192³).")
+    floor = (out["bench"] or {}).get("floor")
+    if floor:
+        yield (f"The floors' rates, measured by `deepinfer bench` itself: copy {floor['copy_gb_per_second']:.0f} GB/s, matrix "
+               f"products {floor['matmul_tflop_per_second']:.0f} TFLOP/s. Random weights in the shape of Llama-3.1-8B, bf16, "
+               "made on the card.")
+    if torch or floor:
         yield ""
     yield from speed_rows(out)
     yield ""

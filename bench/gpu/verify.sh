@@ -141,19 +141,15 @@ part_model() {
 }
 
 part_bench() {
-  local copy matmul save measured bench=("$bundle/bin/deepinfer" bench --device cuda)
+  local save bench=("$bundle/bin/deepinfer" bench --device cuda)
   rm -f "$work"/parts/bench-*
   run bench-torch 130 python3 "$root/bench/gpu/torch_rates.py" "$work/parts/bench-torch.json"
-  measured=$(python3 -c "import json; r = json.load(open('$work/parts/bench-torch.json'))
-print(r['copy_gb_per_second'], r['matmul_tflop_per_second'])" 2>/dev/null) || measured='0 0'
-  read -r copy matmul <<<"$measured"
-  local rates=(--copy-rate "$copy" --matmul-rate "$matmul")
   local sizes=(--max-num-seqs 64 --max-model-len 16384 --max-num-batched-tokens 8192)
   save=$(mktemp -d "$([ "$(df -m --output=avail /dev/shm | tail -n 1)" -gt 24000 ] && echo /dev/shm || echo "$work")/8b.XXXXXX")
   # shellcheck disable=SC2064
   trap "rm -rf '$save'" EXIT
   run bench-8b 110 "${bench[@]}" --random-weights llama-3.1-8b --save "$save/model" --prefill 1024 8192 --decode 128 \
-    --batch 1 64 --batch-prompt 1024 --repeat 3 "${sizes[@]}" "${rates[@]}"
+    --batch 1 64 --batch-prompt 1024 --repeat 3 "${sizes[@]}"
   report >/dev/null
   # The first start reads the file and fills the tuning cache; the second is what users see.
   for start in first second; do

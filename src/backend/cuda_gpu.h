@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -144,5 +145,18 @@ bool built();
 
 // Devices that the driver shows to this process; 0 with the reason when there is none.
 int device_count(std::string* reason = nullptr);
+
+// Whether one visible device can read the memory of another one directly (NVLink, or PCIe where the driver
+// allows it). Unset: CUDA does not say.
+std::optional<bool> can_access_peer(int device, int peer);
+
+// A library that is loaded when the program runs: the file that was taken, or why there is none.
+struct CudaLibrary {
+  std::string version, path;  // "13.1.0", "/usr/local/cuda/lib64/libcublasLt.so.13"
+  std::string problem;        // empty: it can be used
+};
+
+// Loads cuBLASLt as a Gpu does. Unset in a build without CUDA.
+std::optional<CudaLibrary> cublaslt_library();
 
 }  // namespace deepinfer::cuda

@@ -7,7 +7,6 @@
 #include <cstdio>
 #include <ctime>
 #include <fstream>
-#include <functional>
 #include <iterator>
 #include <optional>
 #include <random>
@@ -18,6 +17,7 @@
 #include "cli/bench_floor.h"
 #include "cli/exit_code.h"
 #include "deepinfer/version.h"
+#include "engine/find_device.h"
 #include "engine/llm.h"
 #include "model/random_checkpoint.h"
 
@@ -130,75 +130,110 @@ double since_process_start() {
          std::strtod(field.c_str(), nullptr) / static_cast<double>(sysconf(_SC_CLK_TCK));
 }
 
-// Runs the tests and writes a line for each.
-class Report {
- public:
-  Report(Bench& bench, const BenchOptions& options, const BenchFloor& floor, int step_tokens)
-      : bench_(bench), options_(options), floor_(floor), step_tokens_(step_tokens) {}
+struct Test {
+  std::string name;
+  Load load;
+  double tokens_per_second = 0;  // the median
+  std::vector<double> runs;
 
-  Result<json::array> run() {
+  bool is_prefill() const { return load.generate == 1; }
+  // Every sequence takes part in a step.
+  double step_tokens() const { return is_prefill() ? load.prompt : load.sequences; }
+  double milliseconds() const { return 1e3 * step_tokens() / tokens_per_second; }
+  double floor_milliseconds(const BenchFloor& floor) const {
+    return 1e3 * (is_prefill() ? floor.prefill(load.prompt)
+                               : floor.decode(load.sequences, load.prompt + load.generate / 2.0));
+  }
+};
+
+// Runs the tests and writes a line for each.
+class Tests {
+ public:
+  Tests(Bench& bench, const BenchOptions& options, int step_tokens)
+      : bench_(bench), options_(options), step_tokens_(step_tokens) {}
+
+  Result<std::vector<Test>> run() {
     const BenchOptions& o = options_;
     for (const int n : o.prefill)
-      if (n > 0) DI_TRY(prefill(n));
-    if (o.decode > 0) DI_TRY(decode(fmt::format("decode_{}", o.decode), {1, 1, o.decode + 1}));
+      if (n > 0) DI_TRY(measure(fmt::format("prefill_{}", n), {1, n, 1}));
+    if (o.decode > 0) DI_TRY(measure(fmt::format("decode_{}", o.decode), {1, 1, o.decode + 1}));
     for (const int n : o.batch) {
       // While the last prompts are computed, the first sequences decode: they need as many tokens more.
-      const int steps = o.decode == 0 ? 0 : static_cast<int>(int64_t{n} * o.batch_prompt / step_tokens_ + 1);
-      if (n > 0) DI_TRY(decode(fmt::format("batch_{}", n), {n, o.batch_prompt, o.decode + 1 + steps}));
+      const int steps = static_cast<int>(int64_t{n} * o.batch_prompt / step_tokens_ + 1);
+      if (n > 0 && o.decode > 0)
+        DI_TRY(measure(fmt::format("batch_{}", n), {n, o.batch_prompt, o.decode + 1 + steps}));
     }
-    return std::move(results_);
+    return std::move(done_);
   }
 
  private:
-  Result<void> prefill(int tokens) {
-    return measure(fmt::format("prefill_{}", tokens), {1, tokens, 1}, floor_.prefill(tokens),
-                   [&](const Times& t) { return std::pair(double(tokens), t.seconds_to_first); });
-  }
-  Result<void> decode(const std::string& name, const Load& load) {
-    return measure(name, load, floor_.decode(load.sequences, load.prompt + load.generate / 2.0),
-                   [&](const Times& t) { return std::pair(t.tokens_decoding, t.seconds_decoding); });
-  }
-
-  // `count`: tokens and seconds of a run. `floor`: seconds of a step, which computes every sequence.
-  Result<void> measure(const std::string& name, const Load& load, double floor,
-                       const std::function<std::pair<double, double>(const Times&)>& count) {
-    json::array runs;
-    std::vector<double> speeds;
+  Result<void> measure(const std::string& name, const Load& load) {
+    Test test{.name = name, .load = load};
     for (int i = 0; i <= options_.repeat; ++i) {
       DI_ASSIGN(const Times t, bench_.run(load));
       if (i == 0) continue;  // the first run touches the memory
-      const auto [tokens, seconds] = count(t);
-      speeds.push_back(tokens / seconds);
-      runs.push_back(speeds.back());
+      test.runs.push_back(test.is_prefill() ? load.prompt / t.seconds_to_first
+                                            : t.tokens_decoding / t.seconds_decoding);
     }
-    const double speed = median(speeds);
-    const double step_tokens = load.generate == 1 ? load.prompt : load.sequences;
-    json::object line{{"test", name},
-                      {"sequences", load.sequences},
-                      {"prompt_tokens", load.prompt},
-                      {"generated_tokens", load.generate},
-                      {"tokens_per_second", speed},
-                      {"milliseconds", 1e3 * step_tokens / speed},
-                      {"runs", runs}};
-    std::string fraction;
-    if (floor_.known()) {
-      line["floor_milliseconds"] = 1e3 * floor;
-      line["fraction_of_floor"] = floor * speed / step_tokens;
-      fraction =
-          fmt::format(", {:.0f}% of the floor of {:.3f}", 100 * floor * speed / step_tokens, 1e3 * floor);
-    }
-    std::fprintf(stderr, "%-16s %9.1f tok/s %10.3f ms%s\n", name.c_str(), speed, 1e3 * step_tokens / speed,
-                 fraction.c_str());
-    results_.push_back(std::move(line));
+    test.tokens_per_second = median(test.runs);
+    std::fprintf(stderr, "%-16s %9.1f tok/s %10.3f ms\n", name.c_str(), test.tokens_per_second,
+                 test.milliseconds());
+    done_.push_back(std::move(test));
     return {};
   }
 
   Bench& bench_;
   const BenchOptions& options_;
-  const BenchFloor& floor_;
   int step_tokens_;
-  json::array results_;
+  std::vector<Test> done_;
 };
+
+json::array results_json(const std::vector<Test>& tests, const BenchFloor& floor) {
+  json::array results;
+  for (const Test& t : tests) {
+    json::object line{{"test", t.name},
+                      {"sequences", t.load.sequences},
+                      {"prompt_tokens", t.load.prompt},
+                      {"generated_tokens", t.load.generate},
+                      {"tokens_per_second", t.tokens_per_second},
+                      {"milliseconds", t.milliseconds()},
+                      {"runs", json::value_from(t.runs)}};
+    if (floor.known()) {
+      const double least = t.floor_milliseconds(floor);
+      line["floor_milliseconds"] = least;
+      line["fraction_of_floor"] = least / t.milliseconds();
+      std::fprintf(stderr, "%-16s %8.0f%% of the floor of %.3f ms\n", t.name.c_str(),
+                   100 * least / t.milliseconds(), least);
+    }
+    results.push_back(std::move(line));
+  }
+  return results;
+}
+
+// The rates that were not given, of a GPU whose memory nobody uses any more. Where they cannot be measured
+// there are no floors.
+Result<void> find_rates(const Config& config, const BenchOptions& o, BenchFloor& floor) {
+  floor.copy_gb_per_second = o.copy_rate;
+  floor.tflop_per_second = o.matmul_rate;
+  if (floor.known()) return {};
+  DeviceChoice choice;
+  DI_ASSIGN(const std::unique_ptr<cuda::Gpu> gpu, open_device(config, choice));
+  if (gpu == nullptr) return {};
+  const auto measured = [&]() -> Result<cuda::DeviceRates> {
+    try {
+      return cuda::measure_rates(*gpu, o.rate_sizes);
+    } catch (const std::exception& fault) {  // the results must not be lost with it
+      return make_error(ErrorCode::kInternal, "{}", fault.what());
+    }
+  };
+  DI_ASSIGN(const cuda::DeviceRates rates, measured());
+  if (o.copy_rate == 0) floor.copy_gb_per_second = rates.copy_gb_per_second;
+  if (o.matmul_rate == 0) floor.tflop_per_second = rates.tflop_per_second;
+  std::fprintf(stderr, "%-16s %9.1f GB/s copied, %.1f TFLOP/s multiplied\n", "device",
+               rates.copy_gb_per_second, rates.tflop_per_second);
+  if (!floor.known()) return make_error(ErrorCode::kUnavailable, "{}", rates.no_products);
+  return {};
+}
 
 Result<Checkpoint> open_model(Config& config, const BenchOptions& o) {
   if (!o.random_weights.empty()) {
@@ -239,8 +274,6 @@ int bench_command(Config config, const BenchOptions& o) {
   Result<Checkpoint> checkpoint = open_model(config, o);
   if (!checkpoint) return report(checkpoint.error());
   BenchFloor floor = bench_floor(*checkpoint, kv_bytes(config));
-  floor.copy_gb_per_second = o.copy_rate;
-  floor.tflop_per_second = o.matmul_rate;
   Result<std::unique_ptr<Llm>> llm = Llm::load(config, std::move(*checkpoint));
   if (!llm) return report(llm.error());
   const double loaded = since_process_start();
@@ -248,15 +281,24 @@ int bench_command(Config config, const BenchOptions& o) {
     return report(make_error(ErrorCode::kConfig,
                              "bench: the tests need a context of {}, the model has {}: ask for less",
                              longest(o), (*llm)->max_model_len));
-  Bench bench(**llm);
-  if (Result<Times> first = bench.run({1, 16, 1}); !first) return report(first.error());
+  auto bench = std::make_unique<Bench>(**llm);
+  if (Result<Times> first = bench->run({1, 16, 1}); !first) return report(first.error());
   const double answered = since_process_start();
   std::fprintf(stderr, "%-16s %9.2f s, first token after %.2f s\n", "start", loaded, answered);
-  Result<json::array> results = Report(bench, o, floor, config.gpu.max_num_batched_tokens).run();
-  if (!results) return report(results.error());
-  json::object out{
-      {"version", version()},   {"model", (*llm)->names[0]},       {"device", config.gpu.device},
-      {"load_seconds", loaded}, {"first_token_seconds", answered}, {"results", std::move(*results)}};
+  const Result<std::vector<Test>> tests = Tests(*bench, o, config.gpu.max_num_batched_tokens).run();
+  if (!tests) return report(tests.error());
+  json::object out{{"version", version()},
+                   {"model", (*llm)->names[0]},
+                   {"device", config.gpu.device},
+                   {"load_seconds", loaded},
+                   {"first_token_seconds", answered}};
+  bench.reset();
+  llm->reset();
+  // Last, so that the times of the start are those of a user's.
+  if (!tests->empty())
+    if (const Result<void> known = find_rates(config, o, floor); !known)
+      std::fprintf(stderr, "deepinfer: no floors: %s\n", known.error().message.c_str());
+  out["results"] = results_json(*tests, floor);
   if (floor.known()) out["floor"] = floor_json(floor);
   std::printf("%s\n", json::serialize(out).c_str());
   return 0;

@@ -4,11 +4,13 @@
 
 #include "device/gpu_detector.h"
 #include "device/gpu_text.h"
+#include "engine/find_device.h"
 
 namespace deepinfer {
 
 int gpu_info_command(bool json) {
-  const GpuReport report = GpuDetector().detect();
+  GpuReport report = GpuDetector().detect();
+  add_cuda_facts(report);
   if (json)
     fmt::print("{}\n", gpu_json(report, true));
   else

@@ -90,9 +90,13 @@ int run(int argc, char** argv) {
       "Weights of a shape instead of a model: " + fmt::format("{}", fmt::join(random_shapes(), ", ")));
   bench->add_option("--save", bench_options.save,
                     "Write these weights to a folder, as a Hugging Face checkpoint");
-  bench->add_option("--copy-rate", bench_options.copy_rate, "GB/s that the device copies, for the floors")
+  bench
+      ->add_option("--copy-rate", bench_options.copy_rate,
+                   "GB/s that the device copies, for the floors; a GPU is measured")
       ->check(CLI::NonNegativeNumber);
-  bench->add_option("--matmul-rate", bench_options.matmul_rate, "TFLOP/s that it multiplies, for the floors")
+  bench
+      ->add_option("--matmul-rate", bench_options.matmul_rate,
+                   "TFLOP/s that it multiplies, for the floors; a GPU is measured")
       ->check(CLI::NonNegativeNumber);
   const ConfigFlags bench_flags(*bench);
 

@@ -35,6 +35,15 @@ struct GpuInfo {
   std::optional<double> power_limit;  // watts
   std::vector<GpuProcess> processes;  // those that hold memory, largest first
   std::string problem;                // why this GPU cannot be used; empty: it can
+  // Ids of the others whose memory it reads directly (NVLink, PCIe); unset: nobody asked.
+  std::optional<std::vector<int>> peers;
+};
+
+// A library that is loaded at run time.
+struct LibraryInfo {
+  std::string name;           // "NCCL"
+  std::string version, path;  // of the file that is taken
+  std::string problem;        // why there is none; empty: there is one
 };
 
 struct GpuReport {
@@ -43,6 +52,7 @@ struct GpuReport {
   std::optional<int> cuda_version;            // the newest that the driver runs: 13000 for 13.0
   bool nvml = false;                          // NVML was there to be asked
   std::string message;                        // why there is no usable GPU; empty: there is one
+  std::vector<LibraryInfo> libraries;         // that were asked for
 };
 
 // "12.0"; "13.0" for 13000.

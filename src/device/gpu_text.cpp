@@ -1,6 +1,7 @@
 #include "device/gpu_text.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -58,9 +59,19 @@ std::string detail_json(const GpuInfo& gpu) {
   for (const GpuProcess& p : gpu.processes)
     processes += fmt::format(R"({}{{"pid":{},"name":{},"memory_gb":{}}})", processes.empty() ? "" : ",",
                              p.pid, text_or_null(p.name), gb_or_null(p.bytes));
-  return fmt::format(R"(,"uuid":{},"pci_bus_id":{},"power_limit":{},"processes":[{}],"problem":{})",
-                     text_or_null(gpu.uuid), text_or_null(gpu.pci_bus_id), watts_or_null(gpu.power_limit),
-                     processes, text_or_null(gpu.problem));
+  return fmt::format(
+      R"(,"uuid":{},"pci_bus_id":{},"power_limit":{},"processes":[{}],"problem":{},"peers":{})",
+      text_or_null(gpu.uuid), text_or_null(gpu.pci_bus_id), watts_or_null(gpu.power_limit), processes,
+      text_or_null(gpu.problem), gpu.peers ? fmt::format("[{}]", fmt::join(*gpu.peers, ",")) : "null");
+}
+
+std::string libraries_json(const GpuReport& report) {
+  std::string out;
+  for (const LibraryInfo& l : report.libraries)
+    out +=
+        fmt::format(R"({}{{"name":{},"version":{},"path":{},"problem":{}}})", out.empty() ? "" : ",",
+                    quoted(l.name), text_or_null(l.version), text_or_null(l.path), text_or_null(l.problem));
+  return fmt::format(R"(,"libraries":[{}])", out);
 }
 
 std::string one_json(const GpuInfo& gpu, const GpuReport& report, bool detail) {
@@ -101,6 +112,26 @@ Cells cells_of(const GpuInfo& gpu) {
                       r.max_num_seqs, r.max_num_batched_tokens)};
 }
 
+// How the GPUs reach each other's memory; empty for one, or where nobody asked.
+std::string peers_text(const GpuReport& report) {
+  if (report.gpus.size() < 2) return "";
+  const size_t others = report.gpus.size() - 1;
+  std::string out;
+  bool all = true, none = true;
+  for (const GpuInfo& gpu : report.gpus) {
+    if (!gpu.peers) return "";
+    all &= gpu.peers->size() == others;
+    none &= gpu.peers->empty();
+    out += fmt::format("    GPU {} reads the memory of {}\n", gpu.id,
+                       gpu.peers->empty() ? "no other" : fmt::format("GPU {}", fmt::join(*gpu.peers, ", ")));
+  }
+  if (all) return "Peer access: between all GPUs.\n";
+  if (none)
+    return "Peer access: none, all that GPUs exchange goes through the host. For a model that fits one card, "
+           "start a server on each.\n";
+  return "Peer access:\n" + out;
+}
+
 std::string row_text(const Cells& cells, const std::array<size_t, 8>& widths) {
   std::string line;
   for (size_t i = 0; i < cells.size(); ++i)
@@ -113,8 +144,8 @@ std::string row_text(const Cells& cells, const std::array<size_t, 8>& widths) {
 std::string gpu_json(const GpuReport& report, bool detail) {
   std::string gpus;
   for (const GpuInfo& gpu : report.gpus) gpus += (gpus.empty() ? "" : ",") + one_json(gpu, report, detail);
-  return fmt::format(R"({{"gpu_count":{},"gpus":[{}],"message":{}}})", report.gpus.size(), gpus,
-                     text_or_null(report.message));
+  return fmt::format(R"({{"gpu_count":{},"gpus":[{}],"message":{}{}}})", report.gpus.size(), gpus,
+                     text_or_null(report.message), detail ? libraries_json(report) : "");
 }
 
 std::string gpu_table(const GpuReport& report) {
@@ -137,6 +168,9 @@ std::string gpu_table(const GpuReport& report) {
       if (!gpu.processes.empty()) out += fmt::format("    memory is held by {}\n", processes_text(gpu));
     }
   }
+  out += peers_text(report);
+  for (const LibraryInfo& l : report.libraries)
+    out += l.problem.empty() ? fmt::format("{} {} ({})\n", l.name, l.version, l.path) : l.problem + "\n";
   if (report.gpus.empty()) out += fmt::format("No GPU: {}.\nModels run on the CPU.\n", report.message);
   return out;
 }

@@ -9,7 +9,7 @@ namespace deepinfer {
 
 // {"gpu_count", "gpus": [...], "message"}; `*_gb` in 1024^3 bytes, utilization in percent, temperature in
 // degrees Celsius, power in watts; unknown values null. `detail` adds uuid, pci_bus_id, power_limit,
-// processes and problem to each GPU.
+// processes, problem and peers to each GPU, and the libraries.
 std::string gpu_json(const GpuReport& report, bool detail = false);
 
 std::string gpu_table(const GpuReport& report);

@@ -59,6 +59,19 @@ bool wants_detection(std::string_view setting, bool cuda_built) {
   return cuda_built && setting != "cpu";
 }
 
+std::string other_gpus_text(int others, std::optional<bool> peer_access) {
+  if (others < 1) return "";
+  return fmt::format(
+      "{} more GPU{} could be used{}. This model fits one card, so data parallel serves it best: a server on "
+      "each card (gpu.device: cuda:N, or CUDA_VISIBLE_DEVICES), {}",
+      others, others == 1 ? "" : "s",
+      peer_access == false ? ", but no card reads another one's memory directly (no NVLink, no peer access "
+                             "over PCIe)"
+                           : "",
+      peer_access == false ? "not tensor parallel, whose every layer would wait for copies through the host"
+                           : "before tensor parallel is thought of");
+}
+
 Result<DeviceChoice> choose_device(std::string_view setting, const GpuReport& report, bool cuda_built) {
   if (setting == "cpu") return DeviceChoice{};
   if (!cuda_built) {

@@ -20,6 +20,10 @@ struct DeviceChoice {
 // they name or kMemory. `cuda_built`: whether this program has a CUDA backend.
 Result<DeviceChoice> choose_device(std::string_view setting, const GpuReport& report, bool cuda_built);
 
+// What to say of the GPUs that are left over when a model has been loaded on one; empty when there are none.
+// `peer_access`: whether that one reads the memory of any of them directly; unset: unknown.
+std::string other_gpus_text(int others, std::optional<bool> peer_access);
+
 // True when the answer can depend on the GPUs of this machine, so that they must be detected.
 bool wants_detection(std::string_view setting, bool cuda_built);
 

@@ -3,6 +3,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "device/gpu_detector.h"
+#include "device/nccl.h"
 
 namespace deepinfer {
 namespace {
@@ -51,12 +52,41 @@ Result<std::unique_ptr<cuda::Gpu>> open_device(const Config& config, DeviceChoic
   if (!choice.gpu && !choice.reason.empty()) log::info("running on the CPU: {}", choice.reason);
   if (!choice.gpu && config.gpu.nvidia_5090_optimizations)
     log::warn("gpu.nvidia_5090_optimizations: does nothing on the CPU");
-  if (choice.gpu && choice.others > 0)
-    log::info(
-        "{} more GPU{} could be used: a model that fits one card is served fastest by a server for each "
-        "(gpu.device: cuda:N, or CUDA_VISIBLE_DEVICES)",
-        choice.others, choice.others == 1 ? "" : "s");
   return gpu;
+}
+
+void log_other_gpus(const DeviceChoice& choice) {
+  if (!choice.gpu || choice.others == 0) return;
+  std::optional<bool> any;
+  for (int peer = 0; peer < cuda::device_count(); ++peer) {
+    if (peer == choice.gpu->id) continue;
+    if (const std::optional<bool> can = cuda::can_access_peer(choice.gpu->id, peer))
+      any = *can || any == true;
+  }
+  log::info("{}", other_gpus_text(choice.others, any));
+}
+
+void add_cuda_facts(GpuReport& report) {
+  if (report.gpus.empty()) return;
+  if (const std::optional<cuda::CudaLibrary> library = cuda::cublaslt_library()) {
+    report.libraries.push_back({"cuBLASLt", library->version, library->path, library->problem});
+    const Result<NcclApi> nccl = load_nccl();
+    report.libraries.push_back(nccl ? LibraryInfo{"NCCL", nccl_version_text(nccl->version), nccl->path, ""}
+                                    : LibraryInfo{"NCCL", "", "", nccl.error().message});
+  }
+  const int count = static_cast<int>(report.gpus.size());
+  if (count < 2 || cuda::device_count() != count) return;
+  for (GpuInfo& gpu : report.gpus) {
+    std::vector<int> peers;
+    bool known = true;
+    for (int peer = 0; peer < count; ++peer) {
+      if (peer == gpu.id) continue;
+      const std::optional<bool> can = cuda::can_access_peer(gpu.id, peer);
+      known &= can.has_value();
+      if (can == true) peers.push_back(peer);
+    }
+    if (known) gpu.peers = std::move(peers);
+  }
 }
 
 }  // namespace deepinfer

@@ -22,4 +22,11 @@ GpuReport without_nvml(GpuReport report, int device_count);
 // tells.
 Result<std::unique_ptr<cuda::Gpu>> open_device(const Config& config, DeviceChoice& choice);
 
+// Once a model stands on that GPU: what the other ones are good for, by whether they reach its memory.
+void log_other_gpus(const DeviceChoice& choice);
+
+// What CUDA knows besides NVML: the libraries that are loaded at run time, and which GPUs are peers. Nothing
+// where there is no GPU.
+void add_cuda_facts(GpuReport& report);
+
 }  // namespace deepinfer

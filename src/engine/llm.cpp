@@ -56,7 +56,10 @@ std::string fingerprint_of(const Checkpoint& checkpoint, const std::string& kern
   std::string text = fmt::format("{} {} {}", version(), checkpoint.config.arch, kernels);
   for (const auto& [name, t] : checkpoint.weights.tensors) {
     text += fmt::format("|{} {} ", name, info(t.dtype).name);
-    text.append(reinterpret_cast<const char*>(t.data), std::min<size_t>(t.bytes, 64));
+    if (t.random)
+      text += fmt::format("{} {}", t.random->seed, t.random->exponent);
+    else
+      text.append(reinterpret_cast<const char*>(t.data), std::min<size_t>(t.bytes, 64));
   }
   unsigned char digest[SHA256_DIGEST_LENGTH];
   SHA256(reinterpret_cast<const unsigned char*>(text.data()), text.size(), digest);
@@ -131,6 +134,7 @@ Result<std::unique_ptr<Llm>> assemble(const Config& config, Checkpoint checkpoin
   set_template(*llm, checkpoint.chat_template, checkpoint.path);
   DI_ASSIGN(LoadedRunner loaded, gpu ? load_on_gpu(config, checkpoint, std::move(gpu), *choice.gpu)
                                      : load_on_cpu(config, checkpoint));
+  log_other_gpus(choice);
   llm->max_model_len = loaded.runner->info().max_model_len;
   llm->fingerprint = fingerprint_of(checkpoint, loaded.kernels);
   log::info("{}: {} layers, context {}; at most {} sequences and {} tokens a step", llm->names[0],

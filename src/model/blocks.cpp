@@ -40,6 +40,7 @@ Result<std::vector<float>> Loader::values(const std::string& name, int64_t n) co
   if (format == nullptr)
     return make_error(ErrorCode::kModel, "{}: got {}, expected F32, F16 or BF16 for a vector", t->origin,
                       info(t->dtype).name);
+  DI_CHECK(t->data != nullptr, "{}: a vector of random values", t->origin);
   std::vector<float> v(n);
   format->dequantize(t->data, n, v.data());
   return v;
@@ -76,7 +77,7 @@ Result<LinearWeight> Loader::linear(const std::vector<std::pair<std::string, int
           "the model again with one type for all of its layers' matrices",
           t->origin, info(t->dtype).name, info(source.dtype).name, first);
     }
-    source.parts.push_back({t->data, rows});
+    source.parts.push_back({t->data, rows, t->random});
   }
   return pack(context_, source);
 }

@@ -1,7 +1,6 @@
 #include "model/random_checkpoint.h"
 
 #include <algorithm>
-#include <bit>
 #include <boost/json.hpp>
 #include <cstring>
 #include <fstream>
@@ -90,30 +89,6 @@ std::vector<Wanted> tensors_of(const ModelConfig& c) {
   return all;
 }
 
-uint64_t next(uint64_t& state) {  // splitmix64
-  uint64_t z = state += 0x9e3779b97f4a7c15;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-  return z ^ (z >> 31);
-}
-
-uint16_t to_bf16(float value) {
-  return static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16);
-}
-
-// `bytes` of bf16 numbers of mean 0. Their first part is drawn, the rest are copies of it: its length is no
-// multiple of a row's, so that the rows of a matrix differ.
-void fill(std::byte* data, size_t bytes, uint64_t seed) {
-  constexpr size_t kDrawn = (16 << 20) - 2 * 1009;
-  const size_t drawn = std::min(bytes, kDrawn);
-  for (size_t at = 0; at + 2 <= drawn; at += 2) {
-    const auto uniform = static_cast<float>(next(seed) >> 40) * 0x1p-24f;  // [0, 1)
-    const uint16_t bits = to_bf16((uniform - 0.5f) * 0.06f);               // deviation 0.017
-    std::memcpy(data + at, &bits, 2);
-  }
-  for (size_t at = drawn; at < bytes; at += drawn) std::memcpy(data + at, data, std::min(drawn, bytes - at));
-}
-
 }  // namespace
 
 std::vector<std::string> random_shapes() {
@@ -132,29 +107,22 @@ Result<Checkpoint> random_checkpoint(const std::string& shape, uint64_t seed) {
   c.path = shape;
   c.config = found->config;
   c.config.dtype = "bfloat16";
-  const std::vector<Wanted> wanted = tensors_of(c.config);
-  size_t largest = 0;
-  for (const Wanted& w : wanted)
-    if (w.shape.size() == 2) largest = std::max(largest, static_cast<size_t>(w.shape[0] * w.shape[1]) * 2);
-  // Tensors start at different places of the block.
-  constexpr size_t kStarts = 64, kStart = 4096;
-  DI_ASSIGN(Buffer random, Buffer::allocate(largest + kStarts * kStart));
   DI_ASSIGN(Buffer ones, Buffer::allocate(static_cast<size_t>(c.config.hidden) * 2));
-  fill(random.data(), random.size(), seed);
-  const uint16_t one = to_bf16(1.0f);
-  for (int i = 0; i < c.config.hidden; ++i) std::memcpy(ones.data() + 2 * i, &one, 2);
-  for (const Wanted& w : wanted) {
-    RawTensor t{.dtype = DType::kBF16,
-                .shape = w.shape,
-                .data = ones.data(),
-                .bytes = 2,
-                .origin = shape + ": " + w.name};
-    for (const int64_t n : w.shape) t.bytes *= static_cast<size_t>(n);
-    if (w.shape.size() == 2) t.data = random.data() + next(seed) % kStarts * kStart;
+  constexpr uint16_t kOne = 0x3f80;  // in BF16
+  for (int i = 0; i < c.config.hidden; ++i) std::memcpy(ones.data() + 2 * i, &kOne, 2);
+  uint64_t tensors = 0;
+  for (Wanted& w : tensors_of(c.config)) {
+    RawTensor t{
+        .dtype = DType::kBF16, .shape = std::move(w.shape), .bytes = 2, .origin = shape + ": " + w.name};
+    for (const int64_t n : t.shape) t.bytes *= static_cast<size_t>(n);
+    if (t.shape.size() == 2)
+      t.random =
+          RandomValues{.seed = (seed << 48) + (++tensors << 32), .exponent = random_exponent(t.shape[1])};
+    else
+      t.data = ones.data();
     c.weight_bytes += static_cast<int64_t>(t.bytes);
-    c.weights.tensors.emplace(w.name, std::move(t));
+    c.weights.tensors.emplace(std::move(w.name), std::move(t));
   }
-  c.weights.copies.push_back(std::move(random));
   c.weights.copies.push_back(std::move(ones));
   return c;
 }
@@ -189,13 +157,38 @@ json::object config_json(const ModelConfig& c) {
   return o;
 }
 
-Result<void> write(const fs::path& path, const std::vector<std::pair<const void*, size_t>>& pieces) {
-  std::ofstream file(path, std::ios::binary);
-  for (const auto& [data, bytes] : pieces)
-    file.write(static_cast<const char*>(data), static_cast<std::streamsize>(bytes));
-  file.close();
-  if (!file) return make_error(ErrorCode::kModel, "{}: cannot be written: is there room?", path.string());
-  return {};
+class OutFile {
+ public:
+  explicit OutFile(const fs::path& path) : path_(path), file_(path, std::ios::binary) {}
+
+  void write(const void* data, size_t bytes) {
+    file_.write(static_cast<const char*>(data), static_cast<std::streamsize>(bytes));
+  }
+  void write(const RawTensor& t) {
+    if (!t.random) return write(t.data, t.bytes);
+    std::vector<std::byte> piece(std::min<size_t>(t.bytes, 8 << 20));
+    for (size_t at = 0; at < t.bytes && file_; at += piece.size()) {
+      const size_t bytes = std::min(piece.size(), t.bytes - at);
+      write_random(*t.random, static_cast<int64_t>(at / 2), static_cast<int64_t>((at + bytes) / 2),
+                   piece.data());
+      write(piece.data(), bytes);
+    }
+  }
+  Result<void> close() {
+    file_.close();
+    if (!file_) return make_error(ErrorCode::kModel, "{}: cannot be written: is there room?", path_.string());
+    return {};
+  }
+
+ private:
+  fs::path path_;
+  std::ofstream file_;
+};
+
+Result<void> write_text(const fs::path& path, const std::string& text) {
+  OutFile file(path);
+  file.write(text.data(), text.size());
+  return file.close();
 }
 
 using Entry = std::pair<const std::string, RawTensor>;
@@ -203,21 +196,21 @@ using Entry = std::pair<const std::string, RawTensor>;
 Result<void> write_shard(const fs::path& path, const std::vector<const Entry*>& entries) {
   json::object header;
   size_t at = 0;
-  std::vector<std::pair<const void*, size_t>> pieces(2);
   for (const Entry* e : entries) {
     const RawTensor& t = e->second;
     header[e->first] = {{"dtype", info(t.dtype).name},
                         {"shape", json::value_from(t.shape)},
                         {"data_offsets", {at, at + t.bytes}}};
-    pieces.emplace_back(t.data, t.bytes);
     at += t.bytes;
   }
   std::string text = json::serialize(header);
   text.resize((text.size() + 7) / 8 * 8, ' ');
   const uint64_t size = text.size();
-  pieces[0] = {&size, sizeof size};
-  pieces[1] = {text.data(), text.size()};
-  return write(path, pieces);
+  OutFile file(path);
+  file.write(&size, sizeof size);
+  file.write(text.data(), text.size());
+  for (const Entry* e : entries) file.write(e->second);
+  return file.close();
 }
 
 }  // namespace
@@ -247,9 +240,9 @@ Result<void> save_checkpoint(const Checkpoint& checkpoint, const fs::path& folde
   }
   const std::string index = json::serialize(
       json::object{{"metadata", {{"total_size", checkpoint.weight_bytes}}}, {"weight_map", std::move(map)}});
-  DI_TRY(write(folder / "model.safetensors.index.json", {{index.data(), index.size()}}));
+  DI_TRY(write_text(folder / "model.safetensors.index.json", index));
   const std::string config = json::serialize(config_json(checkpoint.config));
-  return write(folder / "config.json", {{config.data(), config.size()}});
+  return write_text(folder / "config.json", config);
 }
 
 }  // namespace deepinfer

@@ -14,13 +14,12 @@ namespace deepinfer {
 // "llama-3.1-8b", "tiny", ...
 std::vector<std::string> random_shapes();
 
-// bf16 weights of a shape, without a tokenizer; the same for the same seed. All matrices are views of one
-// block of random numbers, so an 8B model takes 1 GiB of memory before it is packed. kConfig for an unknown
-// shape.
+// bf16 weights of a shape, without a tokenizer; the same for the same seed, norms 1. Matrices take no memory:
+// each device makes them where it packs them (RawTensor::random). kConfig for an unknown shape.
 Result<Checkpoint> random_checkpoint(const std::string& shape, uint64_t seed);
 
 // Writes config.json and model-*.safetensors into a folder that is new or empty: what open_weights() reads
-// back. kModel with the path and the reason.
+// back, random values as a device would make them. kModel with the path and the reason.
 Result<void> save_checkpoint(const Checkpoint& checkpoint, const std::filesystem::path& folder);
 
 }  // namespace deepinfer

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "base/mapped_file.h"
 #include "deepinfer/result.h"
 #include "tensor/dtype.h"
+#include "tensor/random_values.h"
 
 namespace deepinfer {
 
@@ -22,6 +24,8 @@ struct RawTensor {
   const std::byte* data = nullptr;  // inside a mapped file; aligned to an element (to 8 bytes for blocks)
   size_t bytes = 0;
   std::string origin;  // "model.gguf: blk.0.attn_q.weight", for messages
+  // A BF16 matrix that stands nowhere: data is null, whoever needs the values makes them.
+  std::optional<RandomValues> random = {};
 };
 
 struct Weights {

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "base/arena.h"
+#include "tensor/random_values.h"
 #include "tensor/tensor.h"
 
 namespace deepinfer {
@@ -14,6 +16,7 @@ namespace deepinfer {
 struct LinearPart {
   const void* data = nullptr;
   int64_t rows = 0;
+  std::optional<RandomValues> random = {};  // instead of data, with kBF16
 };
 
 enum class RowOrder : uint8_t {

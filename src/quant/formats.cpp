@@ -34,7 +34,10 @@ Result<LinearSource> shard_rows(const LinearSource& source, int rank, int ranks)
       return make_error(ErrorCode::kUnsupported, "a weight of {} rows does not divide over {} ranks",
                         part.rows, ranks);
     part.rows /= ranks;
-    part.data = static_cast<const std::byte*>(part.data) + rank * part.rows * bytes;
+    if (part.random)
+      part.random->first += rank * part.rows * source.cols;
+    else
+      part.data = static_cast<const std::byte*>(part.data) + rank * part.rows * bytes;
   }
   return out;
 }

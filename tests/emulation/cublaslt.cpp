@@ -349,6 +349,12 @@ cublasStatus_t matmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const 
 
 namespace deepinfer::cuda {
 
+std::optional<CudaLibrary> cublaslt_library() {
+  const Result<CublasLtApi> api = load_cublaslt();
+  if (!api) return CudaLibrary{.version = "", .path = "", .problem = api.error().message};
+  return CudaLibrary{.version = "13.0.0", .path = "emulated", .problem = ""};
+}
+
 Result<CublasLtApi> load_cublaslt() {
   namespace em = deepinfer::emulation;
   const std::lock_guard lock(em::machine_mutex());

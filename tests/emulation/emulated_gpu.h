@@ -33,6 +33,7 @@ struct MachineConfig {
   int driver_version = 13000;           // 0: no driver
   bool virtual_memory = true;           // the driver knows cuMemCreate and its like
   bool cublaslt = true;                 // libcublasLt.so is there
+  bool peer_access = false;             // devices read each other's memory
 };
 
 // A fresh machine: work in flight is dropped, all handles and device memory are gone, errors forgotten. Only

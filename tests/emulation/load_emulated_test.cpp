@@ -144,6 +144,28 @@ TEST_F(Load, TheSecondGpu) {
   ASSERT_TRUE(llm.ok()) << llm.error().message;
 }
 
+TEST_F(Load, PeersAndLibrariesAreAsked) {
+  for (const bool peers : {false, true}) {
+    emulation::reset_machine({.device_count = 2, .cublaslt = peers, .peer_access = peers});
+    GpuReport report{.gpus = {{.id = 0}, {.id = 1}}};
+    add_cuda_facts(report);
+    EXPECT_EQ(report.gpus[0].peers, (peers ? std::vector<int>{1} : std::vector<int>{}));
+    EXPECT_EQ(report.gpus[1].peers, (peers ? std::vector<int>{0} : std::vector<int>{}));
+    ASSERT_EQ(report.libraries.size(), 2u);
+    EXPECT_EQ(report.libraries[0].name, "cuBLASLt");
+    EXPECT_EQ(report.libraries[0].problem.empty(), peers) << report.libraries[0].problem;
+    EXPECT_EQ(report.libraries[1].name, "NCCL");
+    EXPECT_NE(report.libraries[1].problem.empty(), report.libraries[1].version.empty());
+  }
+  // More cards than CUDA shows: their numbers may mean others.
+  GpuReport three{.gpus = {{.id = 0}, {.id = 1}, {.id = 2}}};
+  add_cuda_facts(three);
+  EXPECT_FALSE(three.gpus[0].peers.has_value());
+  GpuReport none;
+  add_cuda_facts(none);
+  EXPECT_TRUE(none.libraries.empty());
+}
+
 TEST_F(Load, TooLittleFreeMemoryNamesWhoHoldsIt) {
   emulation::reset_machine({.name = "Card", .total_memory = 1024 * kMiB, .used_by_others = 512 * kMiB});
   setenv("FAKE_NVML", "driver=580.1;cuda=13000;gpu=Card|GPU-1|1024|512|9.0|0|0|0|0|4194303:500", 1);

@@ -191,6 +191,14 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
   });
 }
 
+cudaError_t cudaDeviceCanAccessPeer(int* can, int device, int peer) {
+  return em::runtime_call([&] {
+    if (!is_device(device) || !is_device(peer)) return cudaErrorInvalidDevice;
+    *can = device != peer && em::machine().config.peer_access ? 1 : 0;
+    return cudaSuccess;
+  });
+}
+
 cudaError_t cudaRuntimeGetVersion(int* version) {
   *version = CUDART_VERSION;
   return cudaSuccess;

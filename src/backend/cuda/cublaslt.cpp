@@ -12,6 +12,7 @@
 
 #include "backend/cuda/error.h"
 #include "backend/cuda/parts.h"
+#include "backend/cuda/timer.h"
 #include "backend/cuda/tuning.h"
 #include "base/check.h"
 #include "base/log.h"
@@ -82,33 +83,6 @@ class Descriptors {
 
   const CublasLtApi& api_;
   bool good_ = false;
-};
-
-class Timer {
- public:
-  Timer() {
-    DI_CUDA_CHECK(cudaEventCreate(&start_));
-    if (const cudaError_t code = cudaEventCreate(&end_); code != cudaSuccess) {
-      (void)cudaEventDestroy(start_);
-      DI_CUDA_CHECK(code);
-    }
-  }
-  Timer(const Timer&) = delete;
-  ~Timer() {
-    (void)cudaEventDestroy(start_);
-    (void)cudaEventDestroy(end_);
-  }
-  void start(cudaStream_t s) { DI_CUDA_CHECK(cudaEventRecord(start_, s)); }
-  float stop_us(cudaStream_t s) {
-    DI_CUDA_CHECK(cudaEventRecord(end_, s));
-    DI_CUDA_CHECK(cudaEventSynchronize(end_));
-    float ms = 0;
-    DI_CUDA_CHECK(cudaEventElapsedTime(&ms, start_, end_));
-    return ms * 1000;
-  }
-
- private:
-  cudaEvent_t start_ = nullptr, end_ = nullptr;
 };
 
 }  // namespace

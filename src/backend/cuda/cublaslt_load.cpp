@@ -36,9 +36,7 @@ Result<CublasLtApi> read(const SharedLibrary& library) {
   return a;
 }
 
-}  // namespace
-
-Result<CublasLtApi> load_cublaslt() {
+Result<SharedLibrary> find_library() {
   const LibrarySpec spec{
       .name = "cuBLASLt",
       .files = {"libcublasLt.so.13"},
@@ -49,8 +47,25 @@ Result<CublasLtApi> load_cublaslt() {
         DI_TRY(read(library));
         return {};
       }};
-  DI_ASSIGN(const SharedLibrary library, load_library(spec));
+  return load_library(spec);
+}
+
+}  // namespace
+
+Result<CublasLtApi> load_cublaslt() {
+  DI_ASSIGN(const SharedLibrary library, find_library());
   return read(library);
+}
+
+std::optional<CudaLibrary> cublaslt_library() {
+  const Result<SharedLibrary> library = find_library();
+  if (!library) return CudaLibrary{.version = "", .path = "", .problem = library.error().message};
+  const Result<CublasLtApi> api = read(*library);
+  const size_t version = api ? api->get_version() : 0;
+  return CudaLibrary{
+      .version = fmt::format("{}.{}.{}", version / 10000, version % 10000 / 100, version % 100),
+      .path = library->path().string(),
+      .problem = ""};
 }
 
 }  // namespace deepinfer::cuda

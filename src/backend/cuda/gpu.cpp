@@ -86,6 +86,14 @@ int device_count(std::string* reason) {
   return 0;
 }
 
+std::optional<bool> can_access_peer(int device, int peer) {
+  int can = 0;
+  const cudaError_t code = cudaDeviceCanAccessPeer(&can, device, peer);
+  if (code == cudaSuccess) return can != 0;
+  (void)cudaGetLastError();
+  return std::nullopt;
+}
+
 Gpu::Parts::~Parts() {
   if (stream != nullptr) (void)cudaStreamDestroy(stream);
 }

@@ -1,5 +1,5 @@
 // From a checkpoint's rows to the packed layout (packed.h) in the card's memory, through pinned buffers: one
-// pass over the file's pages.
+// pass over the file's pages. Random values are made there (random_fill.h).
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -10,6 +10,7 @@
 #include "backend/cuda.h"
 #include "backend/cuda/packed.h"
 #include "backend/cuda/parts.h"
+#include "backend/cuda/random_fill.h"
 #include "backend/cuda/staging.h"
 #include "base/check.h"
 #include "tensor/half.h"
@@ -50,10 +51,14 @@ Result<void> check(const LinearSource& s) {
   constexpr int64_t kMostRows = std::numeric_limits<int32_t>::max();
   int64_t rows = 0;
   for (const LinearPart& part : s.parts) {
-    if (part.data == nullptr || part.rows <= 0 || part.rows > kMostRows - rows - 2 * kTileRows)
+    if ((part.data == nullptr && !part.random) || part.rows <= 0 ||
+        part.rows > kMostRows - rows - 2 * kTileRows)
       return make_error(ErrorCode::kUnsupported,
                         "weight rows: got a part of {} x {}, expected one that exists", part.rows, s.cols);
     rows += part.rows;
+    DI_CHECK(
+        part.random.has_value() == s.parts[0].random.has_value() && (!part.random || s.dtype == DType::kBF16),
+        "a weight of {} whose values are random in part, or not BF16", info(s.dtype).name);
   }
   if (s.order == RowOrder::kPaired && (s.parts.size() != 2 || s.parts[0].rows != s.parts[1].rows))
     return make_error(ErrorCode::kUnsupported,
@@ -211,6 +216,25 @@ Result<void> send(Context& context, const Packing& p, std::byte* to) {
   return {};
 }
 
+// What random values are made into: nothing is read and nothing copied.
+void make_random(Gpu& gpu, const Packing& p, int64_t rows, std::byte* to) {
+  const bool padded = p.size.rows != rows || p.size.cols != p.source.cols;
+  if (padded) gpu.fill(to, 0, p.size.bytes);
+  const bool paired = p.source.order == RowOrder::kPaired;
+  int64_t first = 0;
+  for (const LinearPart& part : p.source.parts) {
+    fill_random(gpu, *part.random,
+                {.to = to,
+                 .dtype = p.layout == Layout::kF16 ? DType::kF16 : DType::kBF16,
+                 .rows = part.rows,
+                 .cols = p.source.cols,
+                 .stride = p.size.cols,
+                 .first_row = first,
+                 .paired = paired});
+    first += paired ? kTileRows / 2 : part.rows;
+  }
+}
+
 void want_staging(Gpu& gpu) {
   if (gpu.parts().staging == nullptr) gpu.parts().staging = std::make_shared<Staging>();
 }
@@ -262,6 +286,10 @@ Result<LinearWeight> pack_linear(Context& context, const LinearSource& source) {
     return make_error(packed.error().code, "{}, for a weight of {} [{}, {}]", packed.error().message,
                       info(source.dtype).name, w.rows, w.cols);
   w.packed = std::move(packed).value();
+  if (source.parts[0].random) {
+    make_random(gpu, p, w.rows, w.packed.data());
+    return w;
+  }
   want_staging(gpu);
   DI_TRY(send(context, p, w.packed.data()));
   return w;

@@ -24,7 +24,9 @@ set(DI_CUDA_SOURCES
     pack.cpp
     project.cpp
     qkv.cu
+    random_fill.cu
     range.cpp
+    rates.cpp
     rope.cu
     rows.cu
     sample.cu

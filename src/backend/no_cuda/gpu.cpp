@@ -1,5 +1,6 @@
 // The device of a build without CUDA: there is none.
 #include "backend/cuda_gpu.h"
+#include "backend/cuda_rates.h"
 #include "base/check.h"
 
 namespace deepinfer::cuda {
@@ -82,6 +83,16 @@ void Gpu::abandon_capture() {
 }
 void Gpu::launch(const Graph&) {
   unreachable("launch");
+}
+
+std::optional<bool> can_access_peer(int, int) {
+  return std::nullopt;
+}
+std::optional<CudaLibrary> cublaslt_library() {
+  return std::nullopt;
+}
+Result<DeviceRates> measure_rates(Gpu&, const RateSizes&) {
+  unreachable("measure_rates");
 }
 
 }  // namespace deepinfer::cuda

@@ -85,6 +85,21 @@ TEST(SelectDevice, ABuildWithoutCuda) {
   EXPECT_THAT(error_of("cuda:0", two_cards(), false), HasSubstr("no CUDA backend"));
 }
 
+TEST(SelectDevice, WhatOtherGpusAreGoodFor) {
+  EXPECT_EQ(other_gpus_text(0, false), "");
+  const std::string none = other_gpus_text(3, false), some = other_gpus_text(1, true),
+                    unknown = other_gpus_text(1, std::nullopt);
+  for (const std::string& text : {none, some, unknown})
+    for (const char* part : {"could be used", "data parallel", "a server on each card", "gpu.device: cuda:N"})
+      EXPECT_THAT(text, HasSubstr(part));
+  EXPECT_THAT(none, testing::StartsWith("3 more GPUs"));
+  EXPECT_THAT(some, testing::StartsWith("1 more GPU could"));
+  EXPECT_THAT(none, HasSubstr("no card reads another one's memory directly"));
+  EXPECT_THAT(none, HasSubstr("not tensor parallel"));
+  EXPECT_THAT(some, testing::Not(HasSubstr("memory directly")));
+  EXPECT_EQ(some, unknown);
+}
+
 TEST(SelectDevice, DetectionIsOnlyForThoseWhoNeedIt) {
   EXPECT_TRUE(wants_detection("auto", true));
   EXPECT_TRUE(wants_detection("cuda:1", true));

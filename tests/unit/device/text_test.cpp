@@ -87,6 +87,38 @@ TEST(GpuTable, OneCard) {
     EXPECT_THAT(table, HasSubstr(part));
 }
 
+GpuReport two_cards(const std::vector<std::vector<int>>& peers) {
+  GpuReport report;
+  for (int i = 0; i < 2; ++i) report.gpus.push_back({.id = i, .name = "Card", .peers = peers.at(i)});
+  report.libraries = {{"cuBLASLt", "13.1.0", "/lib/libcublasLt.so.13", ""}, {"NCCL", "", "", "NCCL: none"}};
+  return report;
+}
+
+TEST(GpuJson, PeersAndLibrariesAreDetail) {
+  const GpuReport report = two_cards({{1}, {}});
+  const json::value doc = json::parse(gpu_json(report, true));
+  EXPECT_EQ(doc.at("gpus").at(0).at("peers"), json::parse("[1]"));
+  EXPECT_EQ(doc.at("gpus").at(1).at("peers"), json::parse("[]"));
+  EXPECT_EQ(doc.at("libraries"),
+            json::parse(R"([{"name": "cuBLASLt", "version": "13.1.0", "path": "/lib/libcublasLt.so.13",
+                             "problem": null},
+                            {"name": "NCCL", "version": null, "path": null, "problem": "NCCL: none"}])"));
+  const json::value brief = json::parse(gpu_json(report));
+  EXPECT_FALSE(brief.as_object().contains("libraries"));
+  EXPECT_FALSE(brief.at("gpus").at(0).as_object().contains("peers"));
+  EXPECT_TRUE(json::parse(gpu_json(one_card(), true)).at("gpus").at(0).at("peers").is_null());
+}
+
+TEST(GpuTable, PeersAndLibraries) {
+  EXPECT_THAT(gpu_table(two_cards({{1}, {0}})), HasSubstr("Peer access: between all GPUs."));
+  EXPECT_THAT(gpu_table(two_cards({{}, {}})), HasSubstr("Peer access: none"));
+  const std::string table = gpu_table(two_cards({{1}, {}}));
+  for (const char* part : {"GPU 0 reads the memory of GPU 1\n", "GPU 1 reads the memory of no other\n",
+                           "cuBLASLt 13.1.0 (/lib/libcublasLt.so.13)\n", "NCCL: none\n"})
+    EXPECT_THAT(table, HasSubstr(part));
+  EXPECT_THAT(gpu_table(one_card()), testing::Not(HasSubstr("Peer access")));
+}
+
 TEST(GpuTable, UnknownAndUnusable) {
   GpuReport report{.gpus = {{}}, .message = "too old"};
   report.gpus[0].problem = "too old";

@@ -8,9 +8,18 @@
 
 #include "model/model.h"
 #include "temp_folder.h"
+#include "tensor/half.h"
 
 namespace deepinfer {
 namespace {
+
+// The values of a tensor, as they stand in memory or would.
+std::vector<std::byte> bytes_of(const RawTensor& t) {
+  if (!t.random) return {t.data, t.data + t.bytes};
+  std::vector<std::byte> made(t.bytes);
+  write_random(*t.random, 0, static_cast<int64_t>(t.bytes / 2), made.data());
+  return made;
+}
 
 TEST(RandomCheckpoint, EveryShapeIsWholeAndLoads) {
   for (const std::string& name : random_shapes()) {
@@ -29,6 +38,9 @@ TEST(RandomCheckpoint, Llama8BHasItsParameters) {
   auto c = random_checkpoint("llama-3.1-8b", 1);
   ASSERT_TRUE(c.ok()) << c.error().message;
   EXPECT_EQ(c->weight_bytes, 2 * int64_t{8'030'261'248});  // as the model's card counts them
+  size_t in_memory = 0;
+  for (const Buffer& b : c->weights.copies) in_memory += b.size();
+  EXPECT_LT(in_memory, 1u << 20);
 }
 
 TEST(RandomCheckpoint, SeedDecidesTheValues) {
@@ -36,11 +48,26 @@ TEST(RandomCheckpoint, SeedDecidesTheValues) {
        other = random_checkpoint("tiny", 8);
   ASSERT_TRUE(a.ok() && b.ok() && other.ok());
   const char* name = "model.layers.1.mlp.up_proj.weight";
-  const RawTensor &x = *a->weights.find(name), &y = *b->weights.find(name), &z = *other->weights.find(name);
-  EXPECT_EQ(std::memcmp(x.data, y.data, x.bytes), 0);
-  EXPECT_NE(std::memcmp(x.data, z.data, x.bytes), 0);
-  const size_t row = x.bytes / static_cast<size_t>(x.shape[0]);
-  EXPECT_NE(std::memcmp(x.data, x.data + row, row), 0) << "rows differ";
+  const RawTensor& t = *a->weights.find(name);
+  const auto x = bytes_of(t), y = bytes_of(*b->weights.find(name)), z = bytes_of(*other->weights.find(name));
+  EXPECT_TRUE(x == y);
+  EXPECT_FALSE(x == z);
+  const size_t row = t.bytes / static_cast<size_t>(t.shape[0]);
+  EXPECT_NE(std::memcmp(x.data(), x.data() + row, row), 0) << "rows differ";
+  const auto gate = bytes_of(*a->weights.find("model.layers.1.mlp.gate_proj.weight"));
+  EXPECT_FALSE(x == gate) << "tensors differ";
+}
+
+TEST(RandomCheckpoint, NormsAreOne) {
+  auto c = random_checkpoint("tiny", 7);
+  ASSERT_TRUE(c.ok());
+  const RawTensor& norm = *c->weights.find("model.norm.weight");
+  ASSERT_EQ(norm.bytes, 256u);
+  for (size_t i = 0; i < norm.bytes; i += 2) {
+    uint16_t bits = 0;
+    std::memcpy(&bits, norm.data + i, 2);
+    EXPECT_EQ(bf16_to_float(bits), 1.0f);
+  }
 }
 
 TEST(RandomCheckpoint, SavedIsReadBack) {
@@ -59,7 +86,8 @@ TEST(RandomCheckpoint, SavedIsReadBack) {
   for (const auto& [name, t] : c->weights.tensors) {
     auto got = read->weights.get(name, t.shape);
     ASSERT_TRUE(got.ok()) << got.error().message;
-    EXPECT_EQ(std::memcmp((*got)->data, t.data, t.bytes), 0) << name;
+    ASSERT_EQ((*got)->bytes, t.bytes) << name;
+    EXPECT_TRUE(bytes_of(**got) == bytes_of(t)) << name;
   }
   auto again = save_checkpoint(*c, folder.path() / "new");
   ASSERT_FALSE(again.ok());

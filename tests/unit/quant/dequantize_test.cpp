@@ -110,6 +110,13 @@ TEST(ShardRows, CutsEveryPartAndRefusesARemainder) {
   EXPECT_EQ(second->parts[0].data, q.data() + 2 * 40);
   EXPECT_EQ(second->parts[1].rows, 1);
   EXPECT_EQ(second->parts[1].data, k.data() + 40);
+  const LinearSource random{.dtype = DType::kBF16,
+                            .cols = 64,
+                            .parts = {{.rows = 8, .random = RandomValues{.seed = 1, .first = 5}}}};
+  const auto made = shard_rows(random, 3, 4);
+  ASSERT_TRUE(made) << made.error().message;
+  EXPECT_EQ(made->parts[0].random->first, 5 + 3 * 2 * 64);
+  EXPECT_EQ(made->parts[0].data, nullptr);
   const auto third = shard_rows(source, 0, 3);
   ASSERT_FALSE(third);
   EXPECT_EQ(third.error().code, ErrorCode::kUnsupported);
