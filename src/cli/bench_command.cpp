@@ -17,7 +17,7 @@
 #include "cli/bench_floor.h"
 #include "cli/exit_code.h"
 #include "deepinfer/version.h"
-#include "engine/find_device.h"
+#include "engine/device_rates.h"
 #include "engine/llm.h"
 #include "model/random_checkpoint.h"
 
@@ -216,22 +216,13 @@ Result<void> find_rates(const Config& config, const BenchOptions& o, BenchFloor&
   floor.copy_gb_per_second = o.copy_rate;
   floor.tflop_per_second = o.matmul_rate;
   if (floor.known()) return {};
-  DeviceChoice choice;
-  DI_ASSIGN(const std::unique_ptr<cuda::Gpu> gpu, open_device(config, choice));
-  if (gpu == nullptr) return {};
-  const auto measured = [&]() -> Result<cuda::DeviceRates> {
-    try {
-      return cuda::measure_rates(*gpu, o.rate_sizes);
-    } catch (const std::exception& fault) {  // the results must not be lost with it
-      return make_error(ErrorCode::kInternal, "{}", fault.what());
-    }
-  };
-  DI_ASSIGN(const cuda::DeviceRates rates, measured());
-  if (o.copy_rate == 0) floor.copy_gb_per_second = rates.copy_gb_per_second;
-  if (o.matmul_rate == 0) floor.tflop_per_second = rates.tflop_per_second;
+  DI_ASSIGN(const std::optional<cuda::DeviceRates> rates, measure_device(config, o.rate_sizes));
+  if (!rates) return {};
+  if (o.copy_rate == 0) floor.copy_gb_per_second = rates->copy_gb_per_second;
+  if (o.matmul_rate == 0) floor.tflop_per_second = rates->tflop_per_second;
   std::fprintf(stderr, "%-16s %9.1f GB/s copied, %.1f TFLOP/s multiplied\n", "device",
-               rates.copy_gb_per_second, rates.tflop_per_second);
-  if (!floor.known()) return make_error(ErrorCode::kUnavailable, "{}", rates.no_products);
+               rates->copy_gb_per_second, rates->tflop_per_second);
+  if (!floor.known()) return make_error(ErrorCode::kUnavailable, "{}", rates->no_products);
   return {};
 }
 

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "backend/cuda_rates.h"
 #include "deepinfer/config.h"
+#include "engine/device_rates.h"
 
 namespace deepinfer {
 

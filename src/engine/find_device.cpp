@@ -2,8 +2,8 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "comm/nccl.h"
 #include "device/gpu_detector.h"
-#include "device/nccl.h"
 
 namespace deepinfer {
 namespace {

@@ -3,8 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <cstdlib>
+#include <string_view>
 
 #include "cli/bench_command.h"
 #include "emulation/emulated_gpu.h"
@@ -33,7 +35,8 @@ class BenchOnGpu : public testing::Test {
     const int code = bench_command(config_, options_);
     const std::string out = testing::internal::GetCapturedStdout();
     EXPECT_EQ(code, 0) << out;
-    return json::parse(out);
+    // The log may stand before it.
+    return json::parse(std::string_view(out).substr(std::min(out.rfind("\n{") + 1, out.size())));
   }
 
   Config config_;

@@ -1,4 +1,4 @@
-#include "device/nccl.h"
+#include "comm/nccl.h"
 
 #include "base/check.h"
 

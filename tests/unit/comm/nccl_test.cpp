@@ -1,4 +1,4 @@
-#include "device/nccl.h"
+#include "comm/nccl.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
