@@ -155,6 +155,7 @@ void Control::on_signal() {
 // A service manager starts the program again; here nothing can run any more.
 void Control::on_device_lost(const std::string& why) {
   exit_code_ = report(make_error(ErrorCode::kMemory, "{}", why));
+  server_.lose_device();
   if (drainer_.joinable()) return;
   drainer_ = std::thread([this] { drain(kLastWords); });
 }

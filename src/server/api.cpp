@@ -135,10 +135,14 @@ bool Api::wait_idle(std::chrono::milliseconds time) {
   return idle_.wait_for(lock, time, [this] { return active_ == 0; });
 }
 
-bool Api::stalled() const {
+std::optional<ApiError> Api::broken() const {
+  if (lost_)
+    return ApiError{
+        503, "the device failed, and the server is ending", "service_unavailable", "", "device_lost", 10};
   const Llm* llm = llm_;
   const double limit = config_.server.stall_timeout;
-  return llm && limit > 0 && llm->engine->stats().seconds_since_heartbeat > limit;
+  if (!llm || limit <= 0 || llm->engine->stats().seconds_since_heartbeat <= limit) return std::nullopt;
+  return ApiError{503, "the engine does not answer", "service_unavailable", "", "stalled", 10};
 }
 
 // A page of another site can make a browser send requests here under that site's name.
@@ -252,9 +256,8 @@ asio::awaitable<void> Api::serve_route(HttpExchange& exchange, const Route& rout
     co_await exchange.reply(error_reply(loading_error()));
     co_return;
   }
-  if (stalled()) {
-    co_await exchange.reply(
-        error_reply({503, "the engine does not answer", "service_unavailable", "", "stalled", 10}));
+  if (const auto fault = broken()) {
+    co_await exchange.reply(error_reply(*fault));
     co_return;
   }
   struct Count {
@@ -273,9 +276,8 @@ asio::awaitable<void> Api::serve_route(HttpExchange& exchange, const Route& rout
 }
 
 asio::awaitable<void> Api::health(HttpExchange& exchange) {
-  if (stalled())
-    co_await exchange.reply(
-        error_reply({503, "the engine does not answer", "service_unavailable", "", "stalled"}));
+  if (const auto fault = broken())
+    co_await exchange.reply(error_reply(*fault));
   else
     co_await exchange.reply(json_reply(R"({"status":"ok"})"));
 }
@@ -285,9 +287,8 @@ asio::awaitable<void> Api::ready(HttpExchange& exchange) {
     co_await exchange.reply(error_reply(draining_error()));
   else if (!llm_)
     co_await exchange.reply(error_reply(loading_error()));
-  else if (stalled())
-    co_await exchange.reply(
-        error_reply({503, "the engine does not answer", "service_unavailable", "", "stalled"}));
+  else if (const auto fault = broken())
+    co_await exchange.reply(error_reply(*fault));
   else
     co_await exchange.reply(json_reply(R"({"status":"ready"})"));
 }

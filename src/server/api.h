@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 
@@ -36,6 +37,7 @@ class Api {
 
   void set_model(Llm* llm) { llm_ = llm; }  // borrowed; from now on ready
   void drain();                             // POSTs get 503
+  void lose_device() { lost_ = true; }      // nothing can be served any more: unhealthy until the end
   // True when no request is being answered any more; false when the time is over.
   bool wait_idle(std::chrono::milliseconds time);
 
@@ -50,7 +52,7 @@ class Api {
   HttpReply options_reply(const HttpRequest& request, const std::string& allow, bool allowed_origin) const;
   boost::asio::awaitable<void> dispatch(HttpExchange& exchange, bool allowed_origin);
   boost::asio::awaitable<void> serve_route(HttpExchange& exchange, const Route& route);
-  bool stalled() const;
+  std::optional<ApiError> broken() const;  // why the engine does not answer
 
   boost::asio::awaitable<void> health(HttpExchange& exchange);
   boost::asio::awaitable<void> ready(HttpExchange& exchange);
@@ -73,6 +75,7 @@ class Api {
   const int64_t started_;
   std::atomic<Llm*> llm_ = nullptr;
   std::atomic<bool> draining_ = false;
+  std::atomic<bool> lost_ = false;
   TextPool text_pool_;
   GpuMonitor gpu_monitor_;
   TextPool gpu_pool_;  // one thread, which may wait for the driver

@@ -107,6 +107,10 @@ void Server::set_model(Llm& llm) {
   api_->set_model(&llm);
 }
 
+void Server::lose_device() {
+  api_->lose_device();
+}
+
 bool Server::drain(std::chrono::milliseconds time) {
   api_->drain();
   if (http_) http_->close_when_idle();

@@ -41,6 +41,8 @@ class Server {
 
   void set_model(Llm& llm);  // borrowed until stop(); from now on ready
 
+  void lose_device();  // nothing can be served any more: /health says 503 until the end
+
   // New requests get 503. True when all running ones have ended within the time.
   bool drain(std::chrono::milliseconds time);
   void stop();                // ends what still runs

@@ -497,6 +497,10 @@ TEST_F(ApiTest, QueueFullIs429AndOthersGoOn) {
   gate_.wait_for_step();
   std::atomic<int> refused = 0, served = 0;
   std::vector<std::thread> clients;
+  const auto expect_health = [&] {  // a full queue is no illness
+    EXPECT_EQ(ask(get("/health")).status, 200);
+    EXPECT_EQ(ask(get("/health/ready")).status, 200);
+  };
   for (int i = 0; i < 2; ++i)
     clients.emplace_back([&] {
       const RawReply reply = ask(chat(R"("n":2)"));
@@ -509,6 +513,7 @@ TEST_F(ApiTest, QueueFullIs429AndOthersGoOn) {
     });
   for (int i = 0; i < 1000 && refused == 0; ++i) std::this_thread::sleep_for(milliseconds(10));
   EXPECT_EQ(refused, 1);
+  expect_health();
   gate_.open();
   for (std::thread& client : clients) client.join();
   EXPECT_EQ(served, 1);
@@ -532,6 +537,99 @@ TEST_F(ApiTest, TimeoutsAre503BeforeTheStreamAndAnEventInIt) {
   const auto all = events(first.read_reply().body);
   EXPECT_EQ(all.back(), "[DONE]");
   EXPECT_EQ(json::parse(all.at(all.size() - 2)).at("error").at("code"), "timeout");
+}
+
+TEST_F(ApiTest, TimeoutsOfWholeAnswersAre503And504) {
+  config_.server.queue_timeout = 0.2;
+  config_.server.timeout = 0.8;
+  start({.says = std::string(100000, 'x'),
+         .step_time = milliseconds(10),
+         .max_model_len = 4096,
+         .num_blocks = 1024,
+         .max_num_seqs = 1});
+  RawClient first(port_);
+  first.send(chat());
+  expect_running(1);
+  const RawReply queued = ask(chat());
+  EXPECT_EQ(queued.status, 503);
+  EXPECT_EQ(json::parse(queued.body).at("error").at("code"), "queue_timeout");
+  EXPECT_TRUE(queued.fields.contains("retry-after"));
+  const RawReply reply = first.read_reply();
+  EXPECT_EQ(reply.status, 504);
+  EXPECT_EQ(json::parse(reply.body).at("error").at("code"), "timeout");
+  expect_free();
+}
+
+// The runner hangs in its step: nothing moves the heartbeat.
+TEST_F(ApiTest, StalledEngineIsUnhealthyUntilItMoves) {
+  config_.server.stall_timeout = 0.3;
+  start();
+  std::this_thread::sleep_for(milliseconds(500));
+  EXPECT_EQ(ask(get("/health")).status, 200);  // idle is healthy, however long
+  gate_.close();
+  RawClient running(port_);
+  running.send(chat());
+  gate_.wait_for_step();
+  EXPECT_EQ(ask(get("/health")).status, 200);
+  std::this_thread::sleep_for(milliseconds(500));
+  for (const std::string& request : {get("/health"), get("/health/ready"), chat(), chat(R"("stream":true)"),
+                                     post("/tokenize", R"({"prompt":"a"})")}) {
+    const RawReply reply = ask(request);
+    EXPECT_EQ(reply.status, 503) << request;
+    EXPECT_THAT(reply.body, HasSubstr("\"stalled\""));
+    EXPECT_TRUE(reply.fields.contains("retry-after"));
+  }
+  EXPECT_EQ(ask(get("/version")).status, 200);
+  gate_.open();
+  EXPECT_EQ(running.read_reply().status, 200);
+  EXPECT_EQ(ask(get("/health")).status, 200);
+  EXPECT_EQ(ask(get("/health/ready")).status, 200);
+  EXPECT_EQ(ask(chat()).status, 200);
+}
+
+TEST_F(ApiTest, LostDeviceIsUnhealthy) {
+  start();
+  server_->lose_device();
+  for (const std::string& request : {get("/health"), get("/health/ready"), chat()}) {
+    const RawReply reply = ask(request);
+    EXPECT_EQ(reply.status, 503) << request;
+    EXPECT_THAT(reply.body, HasSubstr("device_lost"));
+  }
+}
+
+// Proxies cut connections on which nothing comes.
+TEST_F(ApiTest, StreamWithoutNewsPings) {
+  ping_ = milliseconds(50);
+  start({.step_time = milliseconds(30)});
+  RawClient client(port_);
+  client.send(chat(R"("stream":true)"));
+  client.read_until("\"content\"");
+  gate_.close();
+  const std::string quiet = client.read_until(": ping\n\n") + client.read_until(": ping\n\n");
+  EXPECT_THAT(quiet, testing::EndsWith(": ping\n\n"));
+  gate_.open();
+  const std::string rest = client.read_until("[DONE]\n\n");
+  EXPECT_THAT(rest, HasSubstr("finish_reason\":\"stop"));
+}
+
+// What a fault of ours says may name paths and addresses.
+TEST_F(ApiTest, FaultOfAStepFailsItsRequestAloneInFixedWords) {
+  start({.step_time = milliseconds(10), .fails_at = 45});  // a prompt has 19 tokens around its text
+  const std::string longer(18, 'y');                       // fails after some tokens
+  for (int i = 0; i < 2; ++i) {
+    const RawReply whole = ask(chat("", longer));
+    EXPECT_EQ(whole.status, 500);
+    EXPECT_EQ(json::parse(whole.body).at("error").at("type"), "server_error");
+    const RawReply stream = ask(chat(R"("stream":true)", longer));
+    EXPECT_EQ(stream.status, 200);
+    EXPECT_EQ(events(stream.body).back(), "[DONE]");
+    EXPECT_THAT(stream.body, HasSubstr("\"error\""));
+    for (const RawReply* reply : {&whole, &stream})
+      EXPECT_THAT(reply->body,
+                  testing::AllOf(Not(HasSubstr("secret")), Not(HasSubstr("0x")), Not(HasSubstr("gguf"))));
+    EXPECT_EQ(ask(chat()).status, 200);
+  }
+  expect_free();
 }
 
 TEST_F(ApiTest, DrainLetsRunningOnesFinishAndRefusesNewOnes) {

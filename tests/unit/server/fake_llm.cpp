@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <stdexcept>
 #include <thread>
 
 #include "base/check.h"
@@ -49,8 +50,11 @@ class SpeakingRunner final : public ModelRunner {
   }
 
   const Info& info() const override { return info_; }
-  void launch_forward(const Step&) override {
+  void launch_forward(const Step& step) override {
     if (gate_) gate_->pass();
+    for (const StepRow& row : step.rows)
+      if (row.samples && row.sampling.position == model_.fails_at)
+        throw std::runtime_error("/secret/model.gguf at 0xdeadbeef");
     std::this_thread::sleep_for(model_.step_time);
   }
 

@@ -20,6 +20,7 @@ struct FakeModel {
   int num_blocks = 64;
   int max_num_seqs = 8;
   int max_queue = 32;
+  int fails_at = -1;  // the position at which a step throws, with a text that no client must see
 };
 
 inline constexpr int32_t kFakeStart = 256;  // <|im_start|>
