@@ -24,6 +24,7 @@ ALLOWED = {
     "backend/no_cuda": ["backend/cuda.h", "backend/cuda_gpu.h", "backend/cuda_error.h", "backend/cuda_step.h",
                         "backend/cuda_rates.h", "backend/cuda/sample.h", "backend/cuda/staging.h"],
     "device": ["base", "config"],
+    "hub": ["base", "config"],
     "comm": ["tensor", "base"],
     "quant": ["ops", "tensor", "base"],
     "text": ["base"],
@@ -32,7 +33,7 @@ ALLOWED = {
                "backend/cuda_gpu.h", "backend/cuda_error.h", "backend/cuda_step.h", "backend/cuda_rates.h",
                "backend/cuda/device_batch.h", "backend/cuda/sample.h", "backend/cuda/staging.h"],
     "server": ["engine", "model", "text", "config", "base", "device"],
-    "cli": ["server", "engine", "model", "quant", "ops", "tensor", "text", "config", "base", "device"],
+    "cli": ["server", "engine", "model", "quant", "ops", "tensor", "text", "config", "base", "device", "hub"],
 }
 # Public headers that describe a layer belong to those who may see it; result.h and version.h to everybody.
 PUBLIC = {
@@ -43,6 +44,7 @@ PUBLIC = {
 SYSTEM = [
     (r"boost/(beast|asio)", ["server", "cli"], "HTTP is the server's business"),
     (r"(cuda|cublas|nccl|nvml|cupti)\w*\.h|cuda/|nvtx", ["backend/cuda"], "CUDA headers stay in backend/cuda"),
+    (r"curl/", ["hub"], "what is fetched over the network is the hub's business"),
     (r"regex$", [], "std::regex overflows the stack on long input: use a scanner or PCRE2"),
 ]
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^">]+)[">]')
@@ -122,6 +124,9 @@ def self_test():
         ("src/engine/a.cpp", '  #  include "server/http.h"'),
         ("src/engine/a.cpp", "#include <boost/beast/http.hpp>"),
         ("src/ops/a.cpp", "#include <cuda_runtime.h>"),
+        ("src/engine/a.cpp", '#include "hub/pull.h"'),
+        ("src/hub/a.cpp", '#include "engine/llm.h"'),
+        ("src/server/a.cpp", "#include <curl/curl.h>"),
         ("src/ops/a.cpp", '#include "deepinfer/engine.h"'),
         ("src/text/a.cpp", "#include <regex>"),
         ("src/text/a.cpp", '#include "tokenizer.h"'),
@@ -134,6 +139,7 @@ def self_test():
         ("src/ops/a.cpp", '#include "backend/cpu.h"\n#include "deepinfer/result.h"'),
         ("src/server/a.cpp", '#include <boost/beast/http.hpp>\n#include "engine/llm.h"'),
         ("src/backend/cuda/a.cu", "#include <cuda_runtime.h>"),
+        ("src/hub/a.cpp", '#include <curl/curl.h>\n#include "base/paths.h"'),
         ("src/cli/a.cpp", '#include "server/server.h"\n#include "deepinfer/config.h"'),
     ]
     failed = []

@@ -59,6 +59,9 @@ if [ -n "$card_tests" ]; then
   [ ! -f "$root/build/portable/tests/card/libdi_graph_gaps.so" ] ||
     llvm-strip-19 -o "$out/tests/libdi_graph_gaps.so" "$root/build/portable/tests/card/libdi_graph_gaps.so"
 fi
+# libcurl is loaded when a model is fetched, so the program does not name it; beside the program it is found first.
+curl=$(ldconfig -p | awk '$1 == "libcurl.so.4" && /x86-64/ { print $NF; exit }')
+[ -n "$curl" ] || die 'libcurl.so.4: not found'
 glibc='^(ld-linux-x86-64|libc|libm|libdl|libpthread|librt|libresolv)\.so'
 while read -r name _ path _; do
   [[ $name =~ $glibc ]] && continue
@@ -67,7 +70,7 @@ while read -r name _ path _; do
   # By the file's name: dpkg may know it in /lib while it is found in /usr/lib.
   owner=$(dpkg-query -S "*/$(basename "$(realpath "$path")")" 2>/dev/null | head -n 1 | cut -d: -f1) || true
   [ -z "$owner" ] || cp "/usr/share/doc/$owner/copyright" "$out/licences/$owner.txt"
-done < <(for program in "${programs[@]}"; do ldd "$program"; done | grep '=> ' | sort -u)
+done < <({ for file in "${programs[@]}" "$curl"; do ldd "$file"; done; echo "libcurl.so.4 => $curl ()"; } | grep '=> ' | sort -u)
 [ ! -f "$root/.cache/flashinfer/LICENSE" ] || cp "$root/.cache/flashinfer/LICENSE" "$out/licences/flashinfer.txt"
 
 # The preset links with RPATH, not RUNPATH: it also holds for the libraries that libraries name.
@@ -75,6 +78,10 @@ version=$(env -i "$out/bin/deepinfer" --version)
 outside=$(for program in "${programs[@]}"; do env -i LD_TRACE_LOADED_OBJECTS=1 "$program"; done |
   grep '=> ' | grep -v "=> $out/" | awk '{print $1}' | grep -vE "$glibc" || true)
 [ -z "$outside" ] || die "these still come from the machine: $outside"
+# The name is reserved: this connection is refused by libcurl itself, before anybody is asked.
+if ! fetch=$(env -i HOME="$out" HF_ENDPOINT=http://127.0.0.1:9 LD_DEBUG=libs "$out/bin/deepinfer" pull a/b 2>&1) &&
+  outside=$(grep -o 'calling init: .*' <<<"$fetch" | awk '{print $3}' | grep -v "^$out/" | grep -vE "/($(sed 's/^\^//' <<<"$glibc"))" || true) &&
+  [ -z "$outside" ]; then :; else die "fetching a model uses libraries of the machine: ${outside:-it did not fail}"; fi
 size=$(du -sm --exclude "$out/tests" "$out" | cut -f1)
 [ "$size" -le $limit_mib ] || die "$out: $size MiB, expected at most $limit_mib"
 echo "$out: $size MiB, $version"

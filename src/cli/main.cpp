@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <exception>
 #include <functional>
+#include <optional>
+#include <string>
 
 #include "base/log.h"
 #include "cli/bench_command.h"
@@ -13,7 +15,9 @@
 #include "cli/config_flags.h"
 #include "cli/exit_code.h"
 #include "cli/gpu_info_command.h"
+#include "cli/hub_commands.h"
 #include "cli/load_settings.h"
+#include "cli/resolve_model.h"
 #include "cli/run_command.h"
 #include "cli/serve_command.h"
 #include "deepinfer/version.h"
@@ -31,11 +35,14 @@ int with_settings(const ConfigFlags& flags, const std::function<int(const Loaded
   return command(*loaded);
 }
 
-// run and bench print their own output: the log of loading only disturbs, unless asked for.
+// run and bench print their own output: the log of loading only disturbs, unless asked for. The model is
+// looked up first, and fetched when it is missing.
 int quietly(const ConfigFlags& flags, const std::function<int(const Config&)>& command) {
   return with_settings(flags, [&](const LoadedConfig& loaded) {
     if (loaded.origin.at("server.log_level") == "built-in") set_log_level("warning");
-    return command(loaded.config);
+    Config config = loaded.config;
+    const Result<void> resolved = resolve_model(config);
+    return resolved ? command(config) : report(resolved.error());
   });
 }
 
@@ -44,8 +51,10 @@ int parse_error(const CLI::App& app, const CLI::ParseError& error) {
   const CLI::App& command = given.empty() ? app : *given.front();
   if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
   if (given.empty() && !app.remaining().empty() && !app.remaining().front().starts_with('-')) {
-    std::fprintf(stderr, "deepinfer: unknown command '%s', expected serve, run, bench, config or gpu-info\n",
-                 app.remaining().front().c_str());
+    std::fprintf(
+        stderr,
+        "deepinfer: unknown command '%s', expected serve, run, bench, pull, list, rm, config or gpu-info\n",
+        app.remaining().front().c_str());
     return 2;
   }
   std::string hint;
@@ -56,6 +65,42 @@ int parse_error(const CLI::App& app, const CLI::ParseError& error) {
                hint.c_str(), name.c_str());
   return 2;
 }
+
+// The commands for models on disk.
+class HubFlags {
+ public:
+  explicit HubFlags(CLI::App& app)
+      : pull_(
+            app.add_subcommand("pull", "Fetch a model from the Hugging Face hub, or what is missing of it")),
+        list_(app.add_subcommand("list", "Print the models on this machine")),
+        rm_(app.add_subcommand("rm", "Remove a model from this machine")) {
+    pull_
+        ->add_option("model", pull_options_.model, "ORG/NAME, or ORG/NAME:FILE with a file or a quantization")
+        ->required();
+    pull_->add_option("--revision", pull_options_.revision, "Branch, tag or commit [main]");
+    pull_->add_option("--connections", pull_options_.connections, "Connections at a time")
+        ->check(CLI::Range(1, 64))
+        ->capture_default_str();
+    rm_->add_option("model", rm_model_, "ORG/NAME, or ORG/NAME:FILE")->required();
+    rm_->add_flag("-y,--yes", rm_yes_, "Do not ask");
+  }
+
+  // The exit code, when one of them was given.
+  std::optional<int> run() const {
+    if (pull_->parsed()) return pull_command(pull_options_);
+    if (list_->parsed()) return list_command();
+    if (rm_->parsed()) return rm_command(rm_model_, rm_yes_);
+    return std::nullopt;
+  }
+
+ private:
+  CLI::App* pull_;
+  CLI::App* list_;
+  CLI::App* rm_;
+  PullOptions pull_options_;
+  std::string rm_model_;
+  bool rm_yes_ = false;
+};
 
 int run(int argc, char** argv) {
   CLI::App app("Serves large language models.");
@@ -100,6 +145,8 @@ int run(int argc, char** argv) {
       ->check(CLI::NonNegativeNumber);
   const ConfigFlags bench_flags(*bench);
 
+  const HubFlags hub(app);
+
   bool markdown = false;
   CLI::App* config = app.add_subcommand("config", "Print every setting with where its value comes from");
   config->add_flag("--markdown", markdown, "Print the page of all settings instead");
@@ -119,6 +166,7 @@ int run(int argc, char** argv) {
   if (chat->parsed()) return quietly(run_flags, [&](const Config& c) { return run_command(c, run_options); });
   if (bench->parsed())
     return quietly(bench_flags, [&](const Config& c) { return bench_command(c, bench_options); });
+  if (const std::optional<int> code = hub.run()) return *code;
   if (gpu_info->parsed()) return gpu_info_command(json);
   return config_command(config_flags, markdown);
 }

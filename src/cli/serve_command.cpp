@@ -17,6 +17,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "cli/exit_code.h"
+#include "cli/resolve_model.h"
 #include "engine/llm.h"
 #include "server/server.h"
 
@@ -101,7 +102,9 @@ int Control::run() {
 void Control::load() {
   std::optional<Result<std::unique_ptr<Llm>>> llm;
   try {
-    llm.emplace(Llm::load(config_));
+    Config config = config_;
+    Result<void> resolved = resolve_model(config);
+    llm.emplace(resolved ? Llm::load(config) : std::move(resolved).error());
   } catch (const std::exception& fault) {
     llm.emplace(Error{ErrorCode::kInternal, fmt::format("loading the model failed: {}", fault.what()), {}});
   }

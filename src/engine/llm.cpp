@@ -19,9 +19,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kDefaultModelFile = "SmolLM2-135M-Instruct.Q4_1.gguf";
-constexpr const char* kDefaultModelName = "smollm2-135m-instruct";
-
 std::vector<std::string> served_names(const Config& config, const fs::path& path) {
   if (!config.model.served_model_name.empty()) return config.model.served_model_name;
   if (config.model.name.empty()) return {kDefaultModelName};
