@@ -60,7 +60,7 @@ if [ -n "$card_tests" ]; then
     llvm-strip-19 -o "$out/tests/libdi_graph_gaps.so" "$root/build/portable/tests/card/libdi_graph_gaps.so"
 fi
 # libcurl is loaded when a model is fetched, so the program does not name it; beside the program it is found first.
-curl=$(ldconfig -p | awk '$1 == "libcurl.so.4" && /x86-64/ { print $NF; exit }')
+curl=$(PATH=$PATH:/usr/sbin:/sbin ldconfig -p | awk '$1 == "libcurl.so.4" && /x86-64/ { print $NF; exit }')
 [ -n "$curl" ] || die 'libcurl.so.4: not found'
 glibc='^(ld-linux-x86-64|libc|libm|libdl|libpthread|librt|libresolv)\.so'
 while read -r name _ path _; do
