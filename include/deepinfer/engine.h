@@ -34,10 +34,14 @@ struct SamplingParams {
   std::vector<std::pair<int32_t, float>> logit_bias;  // token, [-100, 100]
   int logprobs = -1;         // -1: none; 0: of the chosen token; k: and of the k most likely ones
   int prompt_logprobs = -1;  // the same for each token of the prompt but its first; max_tokens may be 0 then
-  std::vector<std::vector<int32_t>> bad_words;  // token sequences that never appear
-  std::vector<int32_t> allowed_token_ids;       // empty: all
+  // Token sequences that the output never holds (one that began in the prompt is not seen, as in vLLM). Where
+  // allowed_token_ids and these leave no token, the ban of stop ids by min_tokens gives way first, then that
+  // of sequences of several tokens; what cannot leave one from the start is refused.
+  std::vector<std::vector<int32_t>> bad_words;
+  std::vector<int32_t> allowed_token_ids;  // empty: all
 
-  // llama.cpp's samplers.
+  // llama.cpp's samplers. The order of all steps, and what of mixtures differs from llama.cpp: SampleRow in
+  // ops/params.h.
   float typical_p = 1.0f;        // (0, 1]; 1: off
   float top_n_sigma = -1.0f;     // tokens within so many standard deviations of the largest logit; <= 0: off
   float xtc_probability = 0.0f;  // [0, 1]; 0: off

@@ -147,13 +147,16 @@ void CpuRunner::launch_sample(const Step& step) {
   DI_CHECK(step.id == launched_, "sample of step {} after forward of step {}", step.id, launched_);
   sample_rows_.clear();
   int32_t most = 0;
+  bool mirostat = false;
   for (const StepRow& row : step.rows) {
     if (!row.samples) continue;
     sample_rows_.push_back(row.sampling);
     sample_rows_.back().slot = row.slot;
     most = std::max(most, row.sampling.logprobs);
+    mirostat = mirostat || row.sampling.mirostat != 0;
   }
   output_.accepted.assign(sample_rows_.size(), {});
+  output_.surprise.assign(mirostat ? sample_rows_.size() : 0, 0.0f);
   if (sample_rows_.empty()) return;
   const auto S = static_cast<int64_t>(sample_rows_.size());
   scratch_.reset();
@@ -162,6 +165,7 @@ void CpuRunner::launch_sample(const Step& step) {
   p.logprob = make_tensor(scratch_.allocate_n<float>(S), DType::kF32, {S});
   p.top_token = make_tensor(scratch_.allocate_n<int32_t>(S * most), DType::kI32, {S, most});
   p.top_logprob = make_tensor(scratch_.allocate_n<float>(S * most), DType::kF32, {S, most});
+  p.surprise = make_tensor(output_.surprise.data(), DType::kF32, {mirostat ? S : 0});
   ops::sample(context_, p);
   for (int64_t s = 0; s < S; ++s) {
     OutputToken token{.id = p.token.as<int32_t>()[s]};

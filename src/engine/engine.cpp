@@ -18,6 +18,7 @@ struct Engine::Impl {
               options.enable_prefix_caching},
              clock, mailbox) {
     limits.max_len = loop.max_len();
+    limits.vocab_size = runner->info().vocab_size;
     limits.block_size = runner->info().block_size;
     limits.prefix_caching = options.enable_prefix_caching;
     limits.end_ids = options.end_ids;

@@ -44,6 +44,8 @@ struct StepOutput {
   std::vector<std::vector<OutputToken>> accepted;
   // Of each row with targets, in the order of the rows: these tokens, scored.
   std::vector<std::vector<OutputToken>> scored;
+  // SampleParams::surprise of each sampling row, 0 of those without mirostat; empty when no row has it.
+  std::vector<float> surprise;
 };
 
 // The device is gone for this process (its context is broken): every later call throws this too, at once.

@@ -24,6 +24,8 @@ struct IntRange {
   const char* hint;
 };
 
+constexpr float kMaxSigma = 1000;
+
 // The one table of ranges (the OpenAI API's where it has one, else vLLM's).
 constexpr FloatRange kFloatRanges[] = {
     {"temperature", &SamplingParams::temperature, 0, 2, false, " (0: always the most likely token)"},
@@ -32,6 +34,16 @@ constexpr FloatRange kFloatRanges[] = {
     {"presence_penalty", &SamplingParams::presence_penalty, -2, 2, false, " (0: off)"},
     {"frequency_penalty", &SamplingParams::frequency_penalty, -2, 2, false, " (0: off)"},
     {"repetition_penalty", &SamplingParams::repetition_penalty, 0, 2, true, " (1: off)"},
+    {"typical_p", &SamplingParams::typical_p, 0, 1, true, " (1: off)"},
+    {"top_n_sigma", &SamplingParams::top_n_sigma, -kMaxSigma, kMaxSigma, false, " (0 or less: off)"},
+    {"xtc_probability", &SamplingParams::xtc_probability, 0, 1, false, " (0: off)"},
+    {"xtc_threshold", &SamplingParams::xtc_threshold, 0, 1, false, " (above 0.5: off)"},
+    {"dynatemp_range", &SamplingParams::dynatemp_range, 0, 2, false, " (0: off)"},
+    {"dynatemp_exponent", &SamplingParams::dynatemp_exponent, 0, 10, true, ""},
+    {"mirostat_tau", &SamplingParams::mirostat_tau, 0, 20, true, ""},
+    {"mirostat_eta", &SamplingParams::mirostat_eta, 0, 1, true, ""},
+    {"dry_multiplier", &SamplingParams::dry_multiplier, 0, 10, false, " (0: off)"},
+    {"dry_base", &SamplingParams::dry_base, 1, 10, false, ""},
 };
 constexpr IntRange kIntRanges[] = {
     {"n", &SamplingParams::n, 1, kMaxChoices, ""},
@@ -40,9 +52,16 @@ constexpr IntRange kIntRanges[] = {
     {"min_tokens", &SamplingParams::min_tokens, 0, INT32_MAX, ""},
     {"logprobs", &SamplingParams::logprobs, -1, kMaxTopLogprobs, " (-1: none)"},
     {"prompt_logprobs", &SamplingParams::prompt_logprobs, -1, kMaxTopLogprobs, " (-1: none)"},
+    {"mirostat", &SamplingParams::mirostat, 0, 2, " (0: off)"},
+    {"dry_allowed_length", &SamplingParams::dry_allowed_length, 1, INT32_MAX, ""},
+    {"dry_penalty_last_n", &SamplingParams::dry_penalty_last_n, -1, INT32_MAX,
+     " (-1: the whole context, 0: off)"},
 };
 constexpr float kMaxBias = 100;
 constexpr size_t kMaxStopIds = 1024;
+constexpr size_t kMaxBadWords = 1024;
+constexpr size_t kMaxBreakers = 65536;  // a short string is part of many tokens
+constexpr size_t kMaxSequenceTokens = 64;
 
 template <class... Args>
 Error invalid(const char* param, fmt::format_string<Args...> format, Args&&... args) {
@@ -84,6 +103,47 @@ Result<void> check_ints(const SamplingParams& params) {
   return {};
 }
 
+Result<void> check_sequences(const char* name, const std::vector<std::vector<int32_t>>& sequences,
+                             size_t most, int vocab_size) {
+  if (sequences.size() > most) {
+    return invalid(name, "got {} sequences, expected at most {}", sequences.size(), most);
+  }
+  for (const std::vector<int32_t>& sequence : sequences) {
+    if (sequence.empty() || sequence.size() > kMaxSequenceTokens) {
+      return invalid(name, "got a sequence of {} tokens, expected 1 to {}", sequence.size(),
+                     kMaxSequenceTokens);
+    }
+    for (int32_t id : sequence) {
+      if (id < 0 || id >= vocab_size) {
+        return invalid(name, "got token {}, expected 0 to {}", id, vocab_size - 1);
+      }
+    }
+  }
+  return {};
+}
+
+// Also that the bans of single tokens leave one.
+Result<void> check_allowed(const SamplingParams& params, int vocab_size) {
+  std::vector<bool> allowed(static_cast<size_t>(vocab_size), params.allowed_token_ids.empty());
+  int64_t left = params.allowed_token_ids.empty() ? vocab_size : 0;
+  for (int32_t id : params.allowed_token_ids) {
+    if (id < 0 || id >= vocab_size) {
+      return invalid("allowed_token_ids", "got token {}, expected 0 to {}", id, vocab_size - 1);
+    }
+    if (allowed[id]) return invalid("allowed_token_ids", "got token {} twice, expected distinct ids", id);
+    allowed[id] = true;
+    ++left;
+  }
+  for (const std::vector<int32_t>& word : params.bad_words) {
+    if (word.size() != 1 || !allowed[word[0]]) continue;
+    allowed[word[0]] = false;
+    --left;
+  }
+  if (left > 0) return {};
+  return invalid("bad_words", "got words that forbid every token of {}, expected at least one to be left",
+                 params.allowed_token_ids.empty() ? "the vocabulary" : "allowed_token_ids");
+}
+
 Result<void> check_tokens(const SamplingParams& params, int vocab_size) {
   if (params.stop_token_ids.size() > kMaxStopIds) {
     return invalid("stop_token_ids", "got {} ids, expected at most {}", params.stop_token_ids.size(),
@@ -109,11 +169,21 @@ Result<void> check_tokens(const SamplingParams& params, int vocab_size) {
   return {};
 }
 
+void sort_unique(std::vector<int32_t>& ids) {
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+}
+
 }  // namespace
 
 Result<void> validate(const SamplingParams& params, int vocab_size) {
   DI_TRY(check_floats(params));
   DI_TRY(check_ints(params));
+  DI_TRY(check_sequences("bad_words", params.bad_words, kMaxBadWords, vocab_size));
+  DI_TRY(check_sequences("dry_breakers", params.dry_breakers, kMaxBreakers, vocab_size));
+  if (!params.allowed_token_ids.empty() || !params.bad_words.empty()) {
+    DI_TRY(check_allowed(params, vocab_size));
+  }
   return check_tokens(params, vocab_size);
 }
 
@@ -121,15 +191,30 @@ bool ResolvedSampling::stops(int32_t token) const {
   return std::binary_search(stop_ids.begin(), stop_ids.end(), token);
 }
 
-ResolvedSampling resolve(SamplingParams params, std::span<const int32_t> end_ids) {
+ResolvedSampling resolve(SamplingParams params, std::span<const int32_t> end_ids, int vocab_size) {
   ResolvedSampling r;
   r.penalties =
       params.presence_penalty != 0 || params.frequency_penalty != 0 || params.repetition_penalty != 1;
   for (auto [token, bias] : params.logit_bias) r.bias.push_back({token, bias});
   r.stop_ids = params.stop_token_ids;
   if (!params.ignore_eos) r.stop_ids.insert(r.stop_ids.end(), end_ids.begin(), end_ids.end());
-  std::sort(r.stop_ids.begin(), r.stop_ids.end());
-  r.stop_ids.erase(std::unique(r.stop_ids.begin(), r.stop_ids.end()), r.stop_ids.end());
+  sort_unique(r.stop_ids);
+  for (const std::vector<int32_t>& word : params.bad_words) {
+    if (word.size() == 1) r.banned.push_back(word[0]);
+  }
+  r.long_bad_words = r.banned.size() < params.bad_words.size();
+  sort_unique(r.banned);
+  r.banned_and_stops = r.banned;
+  r.banned_and_stops.insert(r.banned_and_stops.end(), r.stop_ids.begin(), r.stop_ids.end());
+  sort_unique(r.banned_and_stops);
+  r.allowed_count = vocab_size;
+  if (!params.allowed_token_ids.empty()) {
+    r.allowed_count = static_cast<int64_t>(params.allowed_token_ids.size());
+    r.mask.assign((static_cast<size_t>(vocab_size) + 31) / 32, 0);
+    for (int32_t id : params.allowed_token_ids) r.mask[id / 32] |= 1u << (id % 32);
+  }
+  r.dry = params.dry_multiplier > 0 && params.dry_penalty_last_n != 0;
+  if (r.dry) r.breakers = DryBreakers(params.dry_breakers, vocab_size);
   r.params = std::move(params);
   return r;
 }

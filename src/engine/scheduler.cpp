@@ -74,13 +74,19 @@ void Scheduler::commit(StepPlan& plan, const StepOutput& output, std::vector<Emi
   for (const PlannedRow& row : plan.rows) sampling_rows += row.room > 0;
   DI_CHECK(output.accepted.size() == sampling_rows, "step {}: tokens of {} rows, expected {}", plan.step.id,
            output.accepted.size(), sampling_rows);
+  DI_CHECK(output.surprise.empty() || output.surprise.size() == sampling_rows,
+           "step {}: surprises of {} rows, expected {}", plan.step.id, output.surprise.size(), sampling_rows);
   first_plan_ = (first_plan_ + 1) % static_cast<int>(ring_.size());
   --in_flight_;
   commit_scores(plan, output);
   for (const PlannedRow& row : plan.rows) {
     std::span<const OutputToken> accepted;
-    if (row.room > 0) accepted = output.accepted[next++];
-    commit_row(row, accepted, emissions);
+    float surprise = 0;
+    if (row.room > 0) {
+      if (!output.surprise.empty()) surprise = output.surprise[next];
+      accepted = output.accepted[next++];
+    }
+    commit_row(row, accepted, surprise, emissions);
   }
 }
 
@@ -101,7 +107,7 @@ void Scheduler::commit_scores(const StepPlan& plan, const StepOutput& output) {
   }
 }
 
-void Scheduler::commit_row(const PlannedRow& row, std::span<const OutputToken> accepted,
+void Scheduler::commit_row(const PlannedRow& row, std::span<const OutputToken> accepted, float surprise,
                            std::vector<Emission>& emissions) {
   Sequence& s = *row.sequence;
   DI_CHECK(accepted.size() <= static_cast<size_t>(row.room), "sequence {}: {} tokens accepted, room for {}",
@@ -119,6 +125,8 @@ void Scheduler::commit_row(const PlannedRow& row, std::span<const OutputToken> a
     s.num_computed = row.start + row.count;
   } else {
     append(s, accepted, emissions);
+    if (!accepted.empty() && s.params().mirostat != 0)
+      s.mirostat_mu -= s.params().mirostat_eta * (surprise - s.params().mirostat_tau);
     // The last token's KV is computed with the next row; with nothing accepted, the last input is computed
     // again.
     s.num_computed = s.length() - 1;

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "engine/block_pool.h"
+#include "engine/dry.h"
 #include "engine/model_runner.h"
 #include "engine/sequence.h"
 
@@ -125,9 +126,11 @@ class Scheduler {
   void place(const PlannedRow& row, Round& round);
   int64_t reserved_blocks() const;
   void build_step(StepPlan& plan);
-  void fill_row(StepRow& out, const PlannedRow& row) const;
+  void fill_row(StepRow& out, const PlannedRow& row);
+  void fill_sampling(Sequence& s, int64_t position, SampleRow& out);
+  std::span<const int32_t> banned_at(Sequence& s, int64_t position);
 
-  void commit_row(const PlannedRow& row, std::span<const OutputToken> accepted,
+  void commit_row(const PlannedRow& row, std::span<const OutputToken> accepted, float surprise,
                   std::vector<Emission>& emissions);
   void commit_scores(const StepPlan& plan, const StepOutput& output);
   void account(const PlannedRow& row);
@@ -150,6 +153,7 @@ class Scheduler {
   std::vector<StepPlan> ring_;  // [max_in_flight]
   int first_plan_ = 0, in_flight_ = 0;
   uint64_t next_step_ = 1;
+  DryPenalties dry_;
   std::vector<PlannedRow> decode_rows_, prefill_rows_;  // of the plan being made
   std::vector<SchedulerEvent> events_;
   std::vector<std::unique_ptr<Sequence>> finished_;  // released; until clear_events()

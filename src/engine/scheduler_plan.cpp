@@ -29,6 +29,7 @@ StepPlan* Scheduler::plan() {
 
 // Whether the next row needs to know the tokens before it, so that it is not planned while one is in flight.
 bool Scheduler::needs_commit(const Sequence& s) const {
+  if (s.family->sampling.stateful()) return true;
   const bool tracked = options_.device.tracks_tokens;
   if (s.family->sampling.penalties && !tracked) return true;
   // Stop ids are banned by position, and a planned one is an upper bound where a row may accept several.
@@ -53,7 +54,7 @@ PlannedRow Scheduler::make_row(const Sequence& s, int64_t budget) const {
   row.count = options_.enable_chunked_prefill || left <= budget ? std::min(left, budget) : 0;
   if (row.count < left) return row;
   row.room = 1;
-  if (left == 1 && options_.device.max_accepted > 1) {
+  if (left == 1 && options_.device.max_accepted > 1 && !s.family->sampling.stateful()) {
     // Drafts take tokens of the budget and stay below the limits; while stop ids are banned, no accepted
     // token may come after the ban's end.
     row.room = std::min({int64_t{options_.device.max_accepted}, s.max_len - s.planned_length(), budget});
@@ -215,7 +216,7 @@ void Scheduler::build_step(StepPlan& plan) {
   }
 }
 
-void Scheduler::fill_row(StepRow& out, const PlannedRow& row) const {
+void Scheduler::fill_row(StepRow& out, const PlannedRow& row) {
   const Sequence& s = *row.sequence;
   out.sequence = s.id;
   out.slot = s.slot;
@@ -233,25 +234,7 @@ void Scheduler::fill_row(StepRow& out, const PlannedRow& row) const {
     out.target_top = s.params().prompt_logprobs;
   }
   if (!out.samples) return;
-  const SamplingParams& p = s.params();
-  SampleRow& r = out.sampling;
-  r.slot = s.slot;
-  r.seed = s.seed;
-  r.position = row.start + row.count;
-  r.temperature = p.temperature;
-  r.top_p = p.top_p;
-  r.min_p = p.min_p;
-  r.top_k = std::max(p.top_k, 0);
-  r.presence_penalty = p.presence_penalty;
-  r.frequency_penalty = p.frequency_penalty;
-  r.repetition_penalty = p.repetition_penalty;
-  if (s.family->sampling.penalties) {
-    r.prompt = s.prompt();
-    r.output = s.output();
-  }
-  r.bias = s.family->sampling.bias;
-  if (s.bans_stops_at(r.position)) r.banned = s.family->sampling.stop_ids;
-  r.logprobs = p.logprobs;
+  fill_sampling(*row.sequence, row.start + row.count, out.sampling);
 }
 
 }  // namespace deepinfer

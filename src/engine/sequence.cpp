@@ -17,7 +17,7 @@ std::vector<std::unique_ptr<Sequence>> make_sequences(uint64_t request_id, Engin
     std::random_device device;
     seed = (static_cast<uint64_t>(device()) << 32) | device();
   }
-  family->sampling = resolve(std::move(request.sampling), limits.end_ids);
+  family->sampling = resolve(std::move(request.sampling), limits.end_ids, limits.vocab_size);
 
   std::vector<BlockKey> keys;
   if (limits.prefix_caching) {
@@ -41,6 +41,7 @@ std::vector<std::unique_ptr<Sequence>> make_sequences(uint64_t request_id, Engin
     s->priority = request.priority;
     s->seed = choice_seed(seed, choice);
     s->family = family;
+    s->mirostat_mu = 2 * s->params().mirostat_tau;
     bool last = choice == n - 1;
     s->tokens = last ? std::move(request.prompt) : request.prompt;
     s->keys = last ? std::move(keys) : keys;

@@ -46,6 +46,12 @@ struct Sequence {
   FinishReason finish = FinishReason::kNone;
   int32_t stop_token = -1;
   std::vector<OutputToken> prompt_scores;  // of the prompt's tokens from the second on, as far as committed
+  float mirostat_mu = 0;                   // a function of the committed tokens
+
+  // Lists of the sampling row in flight that were made for it alone: where the family's sampling is stateful,
+  // there is at most one.
+  std::vector<int32_t> banned_now;
+  std::vector<LogitBias> dry_now;
 
   int32_t slot = -1;  // while it runs, or rows of it are in flight
   BlockTables tables;
@@ -84,6 +90,7 @@ struct Sequence {
 
 struct SequenceLimits {
   int64_t max_len = 0;  // of prompt and output
+  int vocab_size = 0;
   int block_size = 16;
   bool prefix_caching = true;  // compute the keys of the prompt's blocks
   std::vector<int32_t> end_ids;

@@ -104,14 +104,34 @@ struct LogitBias {
   float bias = 0;
 };
 
-// How one row of logits becomes a token. The order: mask and banned tokens, bias, penalties, temperature,
-// min_p, top_k, top_p, draw (vLLM's). The noise is a function of (seed, position) alone: the same whatever
-// else runs.
+// How one row of logits becomes a token. The one order of the steps:
+//
+//   mask and banned, bias, penalties, late_bias (DRY), top_n_sigma, temperature (dynatemp), min_p, top_k,
+//   typical_p, top_p, xtc, draw
+//
+// Those of vLLM stand in vLLM's order. llama.cpp's samplers mean what they mean there, each alone; between
+// them and the others its chain differs in that it sets the temperature last. So here min_p, top_k,
+// typical_p, top_p and xtc see probabilities with the temperature in them, and dynatemp's entropy is that of
+// all tokens (that top_n_sigma left), not of what top_k, top_p and min_p leave. With mirostat the cuts
+// (top_n_sigma, min_p, top_k, typical_p, top_p, xtc) and dynatemp are off, as in llama.cpp; bias, penalties
+// and late_bias are not.
+//
+// Each step sees the probabilities of what the steps before it left, scaled to 1:
+//   top_n_sigma  logits below the largest - n * the standard deviation of all finite logits go
+//   dynatemp     temperature -+ range: low + (high - low) * (entropy / log V) ^ exponent, low at least 0
+//   typical_p    the tokens whose -log p is nearest to the entropy stay, the fewest that together have more
+//                than typical_p, and those as near as the last of them
+//   xtc          when the coin falls below its probability: of the tokens with at least the threshold all go
+//                but the least likely one. A threshold below 1e-7 counts as that; above 0.5 it is off
+//   mirostat     1: the k most likely stay, k from the slope of the 100 most likely and mu; 2: those whose
+//                surprise (-log2 p) is at most mu, or the most likely one
+//
+// Noise and coin are functions of (seed, position) alone: the same whatever else runs.
 struct SampleRow {
   int32_t slot = 0;
   uint64_t seed = 0;
   int64_t position = 0;      // of the token to be drawn
-  float temperature = 1.0f;  // 0: argmax, the lowest id of equals
+  float temperature = 1.0f;  // 0: argmax, the lowest id of equals; no cut matters then
   float top_p = 1.0f;
   float min_p = 0.0f;
   int32_t top_k = 0;                        // 0: all
@@ -120,9 +140,28 @@ struct SampleRow {
   float repetition_penalty = 1.0f;          // of tokens in `prompt` or `output`
   std::span<const int32_t> prompt, output;  // read only when a penalty is on
   std::span<const LogitBias> bias;
-  std::span<const int32_t> banned;  // tokens that cannot be drawn now (min_tokens)
-  const uint32_t* mask = nullptr;   // [ceil(V / 32)] bit set = allowed (grammar); null: all
-  int32_t logprobs = -1;            // -1: none; 0: of the drawn token; k: and of the k most likely ones
+  std::span<const LogitBias> late_bias;  // added after the penalties (DRY's); a token at most once
+  std::span<const int32_t> banned;       // tokens that cannot be drawn now (bad_words, min_tokens)
+  const uint32_t* mask = nullptr;        // [ceil(V / 32)] bit set = allowed (grammar, allowed ids); null: all
+  int32_t logprobs = -1;                 // -1: none; 0: of the drawn token; k: and of the k most likely ones
+
+  // llama.cpp's; off unless said.
+  float typical_p = 1.0f;
+  float top_n_sigma = -1.0f;
+  float xtc_probability = 0.0f;
+  float xtc_threshold = 0.1f;
+  float dynatemp_range = 0.0f;
+  float dynatemp_exponent = 1.0f;
+  int32_t mirostat = 0;      // 1, 2
+  float mirostat_mu = 0.0f;  // the sequence's state: the next one follows from SampleParams::surprise
+
+  bool greedy() const { return temperature < 1e-5f || (top_k == 1 && mirostat == 0); }  // 1e-5: vLLM's
+  bool has_xtc() const { return xtc_probability > 0 && xtc_threshold <= 0.5f; }
+  // Needs more than vLLM's steps: temperature, min_p, top_k, top_p.
+  bool shaped() const {
+    return !greedy() &&
+           (mirostat != 0 || typical_p < 1 || top_n_sigma > 0 || dynatemp_range > 0 || has_xtc());
+  }
 };
 
 inline constexpr int32_t kMaxTopLogprobs = 20;  // as many as a request may ask for
@@ -134,6 +173,7 @@ struct SampleParams {
   Tensor token;                     // out: [S] I32
   Tensor logprob;                   // out: [S] F32, of the raw logits; rows with logprobs >= 0
   Tensor top_token, top_logprob;  // out: [S, max k] I32, F32; rows with logprobs > 0; -1 past the finite ones
+  Tensor surprise;  // out: [S] F32, -log2 of the drawn token among what was left; rows with mirostat
 };
 
 // How likely given tokens are under raw logits: a prompt's own, for example.

@@ -29,19 +29,21 @@ struct Outcome {
   std::vector<float> logprob;
   std::vector<int32_t> top_token;
   std::vector<float> top_logprob;
+  std::vector<float> surprise;
 };
 
 Outcome sample(Machine& machine, std::vector<float> logits, const std::vector<SampleRow>& rows, int top = 0,
                SlotTable* slots = nullptr) {
   const auto n = static_cast<int64_t>(rows.size());
   Outcome out{std::vector<int32_t>(n, -7), std::vector<float>(n, 7), std::vector<int32_t>(n * top, -7),
-              std::vector<float>(n * top, 7)};
+              std::vector<float>(n * top, 7), std::vector<float>(n, -7)};
   SampleParams p{
       .logits = make_tensor(logits.data(), DType::kF32, {n, static_cast<int64_t>(logits.size()) / n}),
       .rows = rows,
       .slots = slots,
       .token = make_tensor(out.token.data(), DType::kI32, {n}),
       .logprob = make_tensor(out.logprob.data(), DType::kF32, {n})};
+  p.surprise = make_tensor(out.surprise.data(), DType::kF32, {n});
   if (top > 0) {
     p.top_token = make_tensor(out.top_token.data(), DType::kI32, {n, top});
     p.top_logprob = make_tensor(out.top_logprob.data(), DType::kF32, {n, top});
@@ -114,6 +116,7 @@ std::vector<Case> cases() {
   static const std::vector<int32_t> prompt = {1, 2, 3, 3, 5, 50, 7, 1};
   static const std::vector<int32_t> output = {2, 9, 9, 9, 60, 61, 2, 50};
   static const std::vector<LogitBias> bias = {{4, 3.0f}, {9, -2.0f}, {80, 5.5f}, {81, -100.0f}};
+  static const std::vector<LogitBias> late = {{2, -1.5f}, {9, -4.0f}, {110, -2.0f}};
   static const std::vector<int32_t> banned = {0, 12, 33};
   static const std::vector<uint32_t> mask = {0xff00ff0fu, 0xffffffffu, 0x0f0f0f0fu, 0x77777777u};
   std::vector<Case> all = {
@@ -132,6 +135,57 @@ std::vector<Case> cases() {
       {"bias", {.bias = bias}},
       {"banned", {.banned = banned}},
       {"mask", {.mask = mask.data()}},
+      {"late bias", {.bias = bias, .late_bias = late}},
+      {"typical_p 0.9", {.typical_p = 0.9f}},
+      {"typical_p 0.2", {.typical_p = 0.2f}},
+      {"typical_p 0.001", {.typical_p = 0.001f}},
+      {"top_n_sigma 1", {.top_n_sigma = 1.0f}},
+      {"top_n_sigma 2.5, hot", {.temperature = 3.0f, .top_n_sigma = 2.5f}},
+      {"top_n_sigma 0.01", {.top_n_sigma = 0.01f}},
+      {"xtc always", {.xtc_probability = 1.0f, .xtc_threshold = 0.05f}},
+      {"xtc at times", {.xtc_probability = 0.4f, .xtc_threshold = 0.02f}},
+      {"xtc threshold 0", {.xtc_probability = 1.0f, .xtc_threshold = 0.0f}},
+      {"xtc above a half", {.xtc_probability = 1.0f, .xtc_threshold = 0.51f}},
+      {"dynatemp", {.dynatemp_range = 0.6f}},
+      {"dynatemp, exponent 3", {.temperature = 1.5f, .dynatemp_range = 1.5f, .dynatemp_exponent = 3.0f}},
+      {"mirostat 1", {.mirostat = 1, .mirostat_mu = 4.0f}},
+      {"mirostat 1, hot, low", {.temperature = 2.0f, .mirostat = 1, .mirostat_mu = 1.5f}},
+      {"mirostat 1, high", {.mirostat = 1, .mirostat_mu = 30.0f}},
+      {"mirostat 2", {.mirostat = 2, .mirostat_mu = 4.5f}},
+      {"mirostat 2, low", {.mirostat = 2, .mirostat_mu = -1.0f}},
+      {"mirostat takes no cut",
+       {.temperature = 1.3f,
+        .top_p = 0.2f,
+        .min_p = 0.3f,
+        .top_k = 1,
+        .typical_p = 0.3f,
+        .top_n_sigma = 0.1f,
+        .xtc_probability = 1.0f,
+        .dynatemp_range = 1.0f,
+        .mirostat = 2,
+        .mirostat_mu = 6.0f}},
+      {"typical_p, top_p", {.temperature = 1.5f, .top_p = 0.7f, .typical_p = 0.8f}},
+      {"top_n_sigma, min_p, xtc",
+       {.temperature = 0.8f, .min_p = 0.02f, .top_n_sigma = 2.0f, .xtc_probability = 0.7f}},
+      {"all of llama.cpp's",
+       {.temperature = 1.4f,
+        .top_p = 0.95f,
+        .min_p = 0.01f,
+        .top_k = 60,
+        .presence_penalty = 0.5f,
+        .repetition_penalty = 1.2f,
+        .prompt = prompt,
+        .output = output,
+        .bias = bias,
+        .late_bias = late,
+        .banned = banned,
+        .mask = mask.data(),
+        .typical_p = 0.9f,
+        .top_n_sigma = 2.5f,
+        .xtc_probability = 0.5f,
+        .xtc_threshold = 0.04f,
+        .dynatemp_range = 0.5f,
+        .dynatemp_exponent = 0.7f}},
       {"top_k, top_p", {.temperature = 1.5f, .top_p = 0.8f, .top_k = 20}},
       {"top_p, min_p", {.temperature = 2.0f, .top_p = 0.85f, .min_p = 0.05f}},
       {"everything",

@@ -40,11 +40,94 @@ void penalize(std::vector<double>& x, const SampleRow& row) {
 
 std::vector<double> softmax(const std::vector<double>& x) {
   const double max = *std::max_element(x.begin(), x.end());
-  std::vector<double> p(x.size());
+  std::vector<double> p(x.size(), 0.0);
+  if (max == kNone) return p;
   double sum = 0;
   for (size_t i = 0; i < x.size(); ++i) sum += p[i] = x[i] == kNone ? 0 : std::exp(x[i] - max);
   for (double& v : p) v /= sum;
   return p;
+}
+
+double entropy(const std::vector<double>& p) {
+  double h = 0;
+  for (double v : p) h -= v > 0 ? v * std::log(v) : 0;
+  return h;
+}
+
+void cut_sigma(std::vector<double>& x, double n) {
+  const double max = *std::max_element(x.begin(), x.end());
+  double mean = 0, count = 0, variance = 0;
+  for (double v : x) count += v != kNone;
+  for (double v : x) mean += v != kNone ? v / count : 0;
+  for (double v : x) variance += v != kNone ? (v - mean) * (v - mean) / count : 0;
+  for (double& v : x)
+    if (v < max - n * std::sqrt(variance)) v = kNone;
+}
+
+double dynamic_temperature(const std::vector<double>& x, const SampleRow& row) {
+  if (x.size() < 2) return row.temperature;
+  const double low = std::max(0.0, static_cast<double>(row.temperature) - row.dynatemp_range);
+  const double high = static_cast<double>(row.temperature) + row.dynatemp_range;
+  const double part = entropy(softmax(x)) / std::log(static_cast<double>(x.size()));
+  return low + (high - low) * std::pow(part, row.dynatemp_exponent);
+}
+
+void cut_typical(std::vector<double>& x, double most) {
+  const std::vector<double> p = softmax(x);
+  const double h = entropy(p);
+  std::vector<double> shifted(x.size(), -kNone);
+  std::vector<int32_t> order;
+  for (size_t i = 0; i < x.size(); ++i) {
+    if (p[i] == 0) continue;
+    shifted[i] = std::fabs(-std::log(p[i]) - h);
+    order.push_back(static_cast<int32_t>(i));
+  }
+  std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return shifted[a] < shifted[b]; });
+  double sum = 0, last = 0;
+  for (int32_t token : order) {
+    last = shifted[token];
+    sum += p[token];
+    if (sum > most) break;
+  }
+  // Equal logits differ by nothing, also where rounding says so.
+  for (size_t i = 0; i < x.size(); ++i)
+    if (shifted[i] > last + 1e-12 * (1 + last)) x[i] = kNone;
+}
+
+// All with at least the threshold but the last of them in rank.
+void cut_xtc(std::vector<double>& x, double threshold) {
+  const std::vector<double> p = softmax(x);
+  std::vector<int32_t> above;
+  for (int32_t token : ranking(x))
+    if (p[token] >= threshold) above.push_back(token);
+  for (size_t i = 0; i + 1 < above.size(); ++i) x[above[i]] = kNone;
+}
+
+void keep_first(std::vector<double>& x, size_t k) {
+  const std::vector<int32_t> order = ranking(x);
+  for (size_t i = k; i < order.size(); ++i) x[order[i]] = kNone;
+}
+
+void cut_mirostat(std::vector<double>& x, const SampleRow& row) {
+  const std::vector<double> p = softmax(x);
+  const std::vector<int32_t> order = ranking(x);
+  if (row.mirostat == 2) {
+    size_t k = 0;
+    while (k < order.size() && p[order[k]] > 0 && -std::log2(p[order[k]]) <= row.mirostat_mu) ++k;
+    return keep_first(x, std::max<size_t>(k, 1));
+  }
+  double products = 0, squares = 0;
+  for (size_t i = 0; i < 99 && i + 1 < order.size() && p[order[i + 1]] > 0; ++i) {
+    const double t = std::log(static_cast<double>(i + 2) / static_cast<double>(i + 1));
+    products += t * std::log(p[order[i]] / p[order[i + 1]]);
+    squares += t * t;
+  }
+  if (squares == 0) return keep_first(x, 1);
+  const double slope = products / squares, e = slope - 1;
+  const double quotient = std::fabs(e) < 1e-6 ? 1 / std::log(static_cast<double>(x.size()))
+                                              : e / (1 - std::pow(static_cast<double>(x.size()), -e));
+  const double k = std::pow(quotient * std::exp2(static_cast<double>(row.mirostat_mu)), 1 / slope);
+  keep_first(x, k < static_cast<double>(x.size()) ? static_cast<size_t>(std::max(k, 1.0)) : x.size());
 }
 
 }  // namespace
@@ -66,7 +149,52 @@ std::vector<double> log_softmax(std::span<const float> logits) {
   return x;
 }
 
-std::vector<double> token_probabilities(std::span<const float> logits, const SampleRow& row) {
+namespace {
+
+// After mask, bias and penalties; something is finite.
+std::vector<double> shaped(std::vector<double> x, const SampleRow& row, bool xtc_hits) {
+  const int32_t first = ranking(x)[0];
+  std::vector<double> p(x.size(), 0.0);
+  if (row.greedy()) {
+    p[first] = 1;
+    return p;
+  }
+  const bool mirostat = row.mirostat != 0;
+  double temperature = row.temperature;
+  if (row.top_n_sigma > 0 && !mirostat) cut_sigma(x, row.top_n_sigma);
+  if (row.dynatemp_range > 0 && !mirostat) temperature = dynamic_temperature(x, row);
+  if (temperature < 1e-5) {
+    p[first] = 1;
+    return p;
+  }
+  for (double& v : x) v /= temperature;
+  if (mirostat) {
+    cut_mirostat(x, row);
+    return softmax(x);
+  }
+  if (row.min_p > 0) {
+    const double floor = x[first] + std::log(static_cast<double>(row.min_p));
+    for (double& v : x)
+      if (v < floor) v = kNone;
+  }
+  if (row.top_k > 0) keep_first(x, row.top_k);
+  if (row.typical_p < 1) cut_typical(x, row.typical_p);
+  if (row.top_p < 1) {
+    const std::vector<double> before = softmax(x);
+    double sum = 0;
+    for (int32_t token : ranking(x)) {
+      if (sum >= row.top_p) x[token] = kNone;
+      sum += before[token];
+    }
+  }
+  if (xtc_hits && row.has_xtc()) cut_xtc(x, std::max(static_cast<double>(row.xtc_threshold), 1e-7));
+  return softmax(x);
+}
+
+}  // namespace
+
+std::vector<double> token_probabilities(std::span<const float> logits, const SampleRow& row,
+                                        std::optional<bool> xtc_hits) {
   std::vector<double> x = cleaned(logits);
   const std::vector<double> none(x.size(), kNone);
   std::vector<double> allowed(x.size(), 1);
@@ -77,35 +205,20 @@ std::vector<double> token_probabilities(std::span<const float> logits, const Sam
     if (allowed[i] == 0) x[i] = kNone;
   for (const LogitBias& b : row.bias) x[b.token] = rounded(x[b.token] + b.bias);
   penalize(x, row);
+  for (const LogitBias& b : row.late_bias) x[b.token] = rounded(x[b.token] + b.bias);
 
-  std::vector<double> p(x.size(), 0.0);
   if (x == none) {
+    std::vector<double> p(x.size(), 0.0);
     const auto first = std::find(allowed.begin(), allowed.end(), 1.0);
     p[first == allowed.end() ? 0 : first - allowed.begin()] = 1;
     return p;
   }
-  const std::vector<int32_t> order = ranking(x);
-  if (row.temperature < 1e-5f) {
-    p[order[0]] = 1;
-    return p;
-  }
-  for (double& v : x) v /= row.temperature;
-  if (row.min_p > 0) {
-    const double floor = x[order[0]] + std::log(static_cast<double>(row.min_p));
-    for (double& v : x)
-      if (v < floor) v = kNone;
-  }
-  if (row.top_k > 0)
-    for (size_t i = row.top_k; i < order.size(); ++i) x[order[i]] = kNone;
-  if (row.top_p < 1) {
-    const std::vector<double> before = softmax(x);
-    double sum = 0;
-    for (int32_t token : order) {
-      if (sum >= row.top_p) x[token] = kNone;
-      sum += before[token];
-    }
-  }
-  return softmax(x);
+  if (xtc_hits || !row.has_xtc()) return shaped(x, row, xtc_hits.value_or(false));
+  std::vector<double> p = shaped(x, row, false);
+  const std::vector<double> hit = shaped(x, row, true);
+  const double part = std::min(1.0, static_cast<double>(row.xtc_probability));
+  for (size_t i = 0; i < p.size(); ++i) p[i] = (1 - part) * p[i] + part * hit[i];
+  return p;
 }
 
 }  // namespace deepinfer::ref

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -9,8 +10,10 @@
 
 namespace deepinfer::ref {
 
-// The probability of every token to be drawn; the greedy choice has 1.
-std::vector<double> token_probabilities(std::span<const float> logits, const SampleRow& row);
+// The probability of every token to be drawn; the greedy choice has 1. xtc_hits: what xtc's coin says; unset:
+// over both of its sides.
+std::vector<double> token_probabilities(std::span<const float> logits, const SampleRow& row,
+                                        std::optional<bool> xtc_hits = {});
 
 // Of the raw logits.
 std::vector<double> log_softmax(std::span<const float> logits);

@@ -45,6 +45,11 @@ RowOutput output_of(const SampleParams& p, int64_t i) {
     out.top_token = p.top_token.row<int32_t>(i);
     out.top_logprob = p.top_logprob.row<float>(i);
   }
+  if (p.rows[i].mirostat != 0) {
+    DI_CHECK(p.surprise && p.surprise.elems() > i, "sample.surprise: got {}, row {} wants one",
+             p.surprise.describe(), i);
+    out.surprise = p.surprise.as<float>() + i;
+  }
   return out;
 }
 

@@ -1,6 +1,5 @@
-// One row of logits becomes one token. The order is vLLM's: log-probabilities of the raw logits, then mask
-// and banned tokens, bias, repetition, frequency and presence penalty, temperature, min_p, top_k, top_p, draw
-// (min_p stands before top_k and top_p there, so top_p is of what min_p left).
+// One row of logits becomes one token, in the order of steps at SampleRow; before them log-probabilities are
+// taken of the raw logits. (min_p stands before top_k and top_p as in vLLM, so top_p is of what min_p left.)
 //
 // Everything here depends on the row alone: the noise is one number, a function of (seed, position), that the
 // inverse of the distribution, cumulated by id, turns into a token.
@@ -30,21 +29,16 @@ struct RowOutput {
   float* logprob = nullptr;      // rows with logprobs >= 0
   int32_t* top_token = nullptr;  // [logprobs]; -1 and -inf where the row has fewer finite logits
   float* top_logprob = nullptr;
+  float* surprise = nullptr;  // rows with mirostat
 };
 
 // Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011), key `seed`, counter
-// `position`: 53 bits as a number in [0, 1).
-double uniform(uint64_t seed, int64_t position);
-
-// The larger logit first, the lower id first among equals: no two tokens are equal.
-struct Ahead {
-  const float* x;
-  bool operator()(int32_t a, int32_t b) const { return x[a] != x[b] ? x[a] > x[b] : a < b; }
+// `position`: twice 53 bits as a number in [0, 1).
+struct Noise {
+  double draw = 0, coin = 0;  // coin: xtc's
 };
-
-// The k first of the tokens above `floor` into ids [vocab + kCollectRoom], in no order; returns how many.
-int64_t most_likely(const Kernels& kernels, const float* x, int64_t vocab, int64_t k, float floor,
-                    int32_t* ids);
+Noise noise_of(uint64_t seed, int64_t position);
+double uniform(uint64_t seed, int64_t position);
 
 bool has_penalties(const SampleRow& row);
 

@@ -2,17 +2,13 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <limits>
 
 #include "backend/cpu.h"
 #include "backend/cpu/kernels.h"
-#include "backend/cpu/sample_row.h"
+#include "backend/cpu/sample_candidates.h"
 
 namespace deepinfer::cpu {
 namespace {
-
-constexpr float kNone = -std::numeric_limits<float>::infinity();
-constexpr float kLargest = std::numeric_limits<float>::max();
 
 struct Scratch {
   int32_t* ids = nullptr;

@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 
 #include "engine/sampling_params.h"
+#include "oracle_lists.h"
 #include "tensor/step_batch.h"
 
 namespace deepinfer::test {
@@ -24,12 +26,36 @@ uint64_t cell_value(uint64_t value, size_t group) {
   return mix(value, group + 17);
 }
 
-int32_t draw(int vocab, uint64_t value, uint64_t seed, int64_t position, uint64_t history,
-             std::span<const int32_t> banned) {
-  uint64_t x = mix(mix(mix(value, seed), static_cast<uint64_t>(position)), history);
+uint64_t bits_of(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+// What a draw depends on, beside the model.
+struct Shape {
+  uint64_t seed = 0, history = 0;
+  std::span<const int32_t> banned;
+  std::span<const LogitBias> late_bias;
+  const uint32_t* mask = nullptr;
+  bool mirostat = false;
+  float mu = 0;
+};
+
+struct Drawn {
+  int32_t token = 0;
+  float surprise = 0;
+};
+
+Drawn draw(int vocab, uint64_t value, int64_t position, const Shape& shape) {
+  uint64_t x = mix(mix(mix(value, shape.seed), static_cast<uint64_t>(position)), shape.history);
+  for (const LogitBias& b : shape.late_bias) x = mix(mix(x, static_cast<uint64_t>(b.token)), bits_of(b.bias));
+  if (shape.mirostat) x = mix(x, bits_of(shape.mu));
   while (true) {
     auto token = static_cast<int32_t>((x >> 17) % static_cast<uint64_t>(vocab));
-    if (std::find(banned.begin(), banned.end(), token) == banned.end()) return token;
+    const bool allowed = shape.mask == nullptr || (shape.mask[token / 32] >> (token % 32) & 1) != 0;
+    if (allowed && std::find(shape.banned.begin(), shape.banned.end(), token) == shape.banned.end())
+      return {token, static_cast<float>(x % 4000) / 400};
     x = mix(x, 1);
   }
 }
@@ -51,10 +77,12 @@ uint64_t history_hash(uint64_t h, std::span<const int32_t> tokens) {
 }  // namespace
 
 OracleOutput oracle(const ModelRunner::Info& info, const OracleRequest& request) {
-  ResolvedSampling sampling = resolve(request.sampling, request.end_ids);
+  const SamplingParams& params = request.sampling;
+  ResolvedSampling sampling = resolve(params, request.end_ids, info.vocab_size);
   std::vector<int32_t> tokens = request.prompt;
   std::vector<uint64_t> values;
   OracleOutput out;
+  float mu = 2 * params.mirostat_tau;
   auto limit = std::min<int64_t>(request.max_len,
                                  static_cast<int64_t>(request.prompt.size()) + request.sampling.max_tokens);
   while (out.finish == FinishReason::kNone) {
@@ -75,11 +103,18 @@ OracleOutput oracle(const ModelRunner::Info& info, const OracleRequest& request)
       break;
     }
     auto count = static_cast<int64_t>(out.tokens.size());
-    std::span<const int32_t> banned;
-    if (count < request.sampling.min_tokens) banned = sampling.stop_ids;
-    uint64_t history = sampling.penalties ? history_hash(5, tokens) : 0;
-    int32_t token = draw(info.vocab_size, values.back(), request.seed, static_cast<int64_t>(tokens.size()),
-                         history, banned);
+    const std::vector<int32_t> banned = plain_banned(params, sampling.stop_ids, info.vocab_size, out.tokens);
+    const std::vector<LogitBias> dry = plain_dry(params, tokens);
+    const Shape shape{.seed = request.seed,
+                      .history = sampling.penalties ? history_hash(5, tokens) : 0,
+                      .banned = banned,
+                      .late_bias = dry,
+                      .mask = sampling.mask.empty() ? nullptr : sampling.mask.data(),
+                      .mirostat = params.mirostat != 0,
+                      .mu = mu};
+    const auto [token, surprise] =
+        draw(info.vocab_size, values.back(), static_cast<int64_t>(tokens.size()), shape);
+    mu -= params.mirostat_eta * (surprise - params.mirostat_tau);
     tokens.push_back(token);
     out.tokens.push_back(token);
     if (sampling.stops(token) && count >= request.sampling.min_tokens) {
@@ -231,17 +266,19 @@ void FakeRunner::execute_row(const Step& step, const StepRow& row, StepOutput& o
   if (!row.targets.empty()) output.scored.push_back(std::move(scored));
   slot = {row.sequence, position - 1, token};
   if (!row.samples) return;
-  std::vector<OutputToken> accepted = sample(step, row, position, value);
+  float surprise = 0;
+  std::vector<OutputToken> accepted = sample(step, row, position, value, &surprise);
   if (!accepted.empty()) {
     slot.last = accepted.back().id;
     slot.length = position - 1 + static_cast<int64_t>(accepted.size());
   }
   output.accepted.push_back(std::move(accepted));
+  output.surprise.push_back(surprise);
 }
 
 // Position: of the first token to draw.
 std::vector<OutputToken> FakeRunner::sample(const Step& step, const StepRow& row, int64_t position,
-                                            uint64_t value) {
+                                            uint64_t value, float* surprise) {
   const SampleRow& s = row.sampling;
   auto count = static_cast<uint64_t>(row.room);
   if (options_.reject_drafts) {
@@ -253,7 +290,15 @@ std::vector<OutputToken> FakeRunner::sample(const Step& step, const StepRow& row
   std::vector<OutputToken> accepted;
   while (accepted.size() < count) {
     if (!accepted.empty()) value = forward(row, accepted.back().id, position - 1);
-    int32_t token = draw(options_.info.vocab_size, value, s.seed, position, history, s.banned);
+    const Shape shape{.seed = s.seed,
+                      .history = history,
+                      .banned = s.banned,
+                      .late_bias = s.late_bias,
+                      .mask = s.mask,
+                      .mirostat = s.mirostat != 0,
+                      .mu = s.mirostat_mu};
+    const auto [token, bits] = draw(options_.info.vocab_size, value, position, shape);
+    *surprise = bits;
     if (penalties) history = mix(history, static_cast<uint64_t>(token));
     accepted.push_back({.id = token, .logprob = -1.0f});
     ++position;

@@ -86,7 +86,8 @@ class FakeRunner final : public ModelRunner {
   void check_conflicts(const Step& step);
   void execute(const Step& step, StepOutput& output);
   void execute_row(const Step& step, const StepRow& row, StepOutput& output);
-  std::vector<OutputToken> sample(const Step& step, const StepRow& row, int64_t position, uint64_t value);
+  std::vector<OutputToken> sample(const Step& step, const StepRow& row, int64_t position, uint64_t value,
+                                  float* surprise);
   uint64_t forward(const StepRow& row, int32_t token, int64_t position);
   uint64_t history(const StepRow& row, int64_t position);
   Cell* cell(const StepRow& row, size_t group, int64_t position);

@@ -96,9 +96,36 @@ class History {
     if (chance(0.3)) s.min_tokens = pick(0, s.max_tokens);
     s.ignore_eos = chance(0.3);
     if (chance(0.2)) s.repetition_penalty = 1.5f;
+    if (chance(0.3)) shape(s);
     r.priority = chance(0.3) ? pick(-1, 1) : 0;
     if (chance(0.2)) r.cache_salt = "salt";
     return r;
+  }
+
+  // What the host has to know the tokens for, and lists of the sampler. Token 2 is always left.
+  void shape(SamplingParams& s) {
+    const auto sequences = [&](int most, int longest) {
+      std::vector<std::vector<int32_t>> all(pick(0, most));
+      for (auto& one : all) {
+        one.resize(pick(1, longest));
+        for (int32_t& id : one) id = pick(0, vocab_ - 1);
+      }
+      return all;
+    };
+    if (chance(0.4)) s.mirostat = pick(1, 2);
+    if (chance(0.4)) {
+      s.dry_multiplier = 0.8f;
+      s.dry_allowed_length = pick(1, 3);
+      s.dry_penalty_last_n = chance(0.3) ? pick(0, 20) : -1;
+      s.dry_breakers = sequences(3, 3);
+    }
+    if (chance(0.5)) s.bad_words = sequences(6, 3);
+    std::erase_if(s.bad_words, [](const auto& word) { return word.size() == 1 && word[0] == 2; });
+    if (chance(0.3)) {
+      s.allowed_token_ids = {2};
+      for (int32_t id = 0; id < vocab_; ++id)
+        if (id != 2 && chance(0.5)) s.allowed_token_ids.push_back(id);
+    }
   }
 
   std::mt19937_64 random_;

@@ -111,12 +111,12 @@ TEST(SamplingParams, StopIdsAreTheRequestsAndTheModels) {
   SamplingParams params;
   params.stop_token_ids = {9, 2};
   const int32_t ends[] = {2, 5};
-  EXPECT_THAT(resolve(params, ends).stop_ids, ::testing::ElementsAre(2, 5, 9));
+  EXPECT_THAT(resolve(params, ends, 10).stop_ids, ::testing::ElementsAre(2, 5, 9));
   params.ignore_eos = true;
-  EXPECT_THAT(resolve(params, ends).stop_ids, ::testing::ElementsAre(2, 9));
-  EXPECT_FALSE(resolve(params, ends).penalties);
+  EXPECT_THAT(resolve(params, ends, 10).stop_ids, ::testing::ElementsAre(2, 9));
+  EXPECT_FALSE(resolve(params, ends, 10).penalties);
   params.repetition_penalty = 1.1f;
-  EXPECT_TRUE(resolve(params, ends).penalties);
+  EXPECT_TRUE(resolve(params, ends, 10).penalties);
 }
 
 TEST(SamplingParams, EachChoiceHasItsOwnSeed) {

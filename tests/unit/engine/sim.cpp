@@ -29,8 +29,8 @@ Sim::Sim(SimOptions options)
 
 uint64_t Sim::add(EngineRequest request) {
   if (static_cast<int64_t>(request.prompt.size()) >= scheduler_.max_len()) return 0;
-  SequenceLimits limits{scheduler_.max_len(), options_.fake.info.block_size, options_.prefix_caching,
-                        options_.end_ids};
+  SequenceLimits limits{scheduler_.max_len(), options_.fake.info.vocab_size, options_.fake.info.block_size,
+                        options_.prefix_caching, options_.end_ids};
   uint64_t id = next_request_++;
   OracleRequest expected{request.prompt, request.sampling, 0, options_.end_ids, scheduler_.max_len()};
   for (auto& s : make_sequences(id, std::move(request), limits)) {

@@ -1,0 +1,98 @@
+// DRY's penalties against the plain quadratic computation.
+#include "engine/dry.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cmath>
+#include <random>
+
+#include "oracle_lists.h"
+
+namespace deepinfer::test {
+namespace {
+
+using Tokens = std::vector<int32_t>;
+
+std::vector<LogitBias> dry(const SamplingParams& params, const Tokens& tokens, int vocab = 64) {
+  static DryPenalties penalties;  // keeps its memory: what one text left must not show in the next
+  std::vector<LogitBias> out = {{1, 2.0f}};
+  penalties.compute(params, DryBreakers(params.dry_breakers, vocab), tokens, out);
+  return out;
+}
+
+void expect_equal(const std::vector<LogitBias>& got, const std::vector<LogitBias>& want) {
+  ASSERT_EQ(got.size(), want.size());
+  for (size_t i = 0; i < got.size(); ++i) {
+    EXPECT_EQ(got[i].token, want[i].token);
+    EXPECT_FLOAT_EQ(got[i].bias, want[i].bias);
+    EXPECT_TRUE(std::isfinite(got[i].bias));
+  }
+}
+
+TEST(Dry, TheLongerTheRepetitionTheMoreItCosts) {
+  SamplingParams p{.dry_multiplier = 0.5f, .dry_base = 2.0f, .dry_allowed_length = 2};
+  // "1 2 3 4 5 ... 2 3 4": 5 would make it longer, by 3 tokens that stand there twice.
+  expect_equal(dry(p, {1, 2, 3, 4, 5, 9, 2, 3, 4}), {{5, -1.0f}});
+  // 7 follows "3 4" too, after which 5 came at the longer repetition.
+  expect_equal(dry(p, {3, 4, 7, 1, 2, 3, 4, 5, 9, 2, 3, 4}), {{5, -1.0f}, {7, -0.5f}});
+  expect_equal(dry(p, {1, 2, 3, 4, 5, 6}), {});
+  p.dry_allowed_length = 3;
+  expect_equal(dry(p, {3, 4, 7, 1, 2, 3, 4, 5, 9, 2, 3, 4}), {{5, -0.5f}});
+  p.dry_penalty_last_n = 6;  // the first "2 3 4 5" is out of sight
+  expect_equal(dry(p, {3, 4, 7, 1, 2, 3, 4, 5, 9, 2, 3, 4}), {});
+  p.dry_penalty_last_n = 0;
+  expect_equal(dry(p, {1, 1, 1, 1, 1}), {});
+}
+
+TEST(Dry, BreakersEndRepetitionsAndCostNothing) {
+  SamplingParams p{.dry_multiplier = 1.0f, .dry_base = 2.0f, .dry_allowed_length = 1, .dry_breakers = {{9}}};
+  expect_equal(dry(p, {1, 9, 2, 3, 1, 9, 2}), {{3, -1.0f}});  // not 3 tokens long
+  expect_equal(dry(p, {4, 9, 5, 4}), {});                     // 9 is a breaker itself
+  p.dry_breakers = {{9, 2}, {7}};
+  expect_equal(dry(p, {1, 9, 2, 3, 1, 9, 2}), {});  // nothing stands behind it
+  expect_equal(dry(p, {1, 9, 4, 3, 1, 9, 4}), {{3, -4.0f}});
+}
+
+TEST(Dry, RandomTextsEqualThePlainComputation) {
+  constexpr uint64_t kSeed = 99;
+  RecordProperty("seed", kSeed);
+  std::mt19937_64 random(kSeed);
+  const auto pick = [&](int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); };
+  int penalized = 0;
+  for (int round = 0; round < 3000; ++round) {
+    const int vocab = pick(1, 6);
+    SamplingParams p{.dry_multiplier = static_cast<float>(pick(1, 100)) / 10,
+                     .dry_base = 1 + static_cast<float>(pick(0, 90)) / 10,
+                     .dry_allowed_length = pick(1, 5),
+                     .dry_penalty_last_n = pick(0, 1) == 0 ? -1 : pick(0, 60)};
+    for (int i = pick(0, 3); i > 0; --i) {
+      auto& breaker = p.dry_breakers.emplace_back(pick(1, 3));
+      for (int32_t& id : breaker) id = pick(0, vocab - 1);
+    }
+    Tokens tokens(pick(0, 80));
+    for (int32_t& id : tokens)
+      id = pick(0, 9) == 0 ? pick(0, vocab - 1) : static_cast<int32_t>(&id - tokens.data()) % vocab;
+    const std::vector<LogitBias> got = dry(p, tokens, vocab);
+    SCOPED_TRACE(round);
+    expect_equal(got, plain_dry(p, tokens));
+    penalized += !got.empty();
+    if (HasFailure()) return;
+  }
+  EXPECT_GT(penalized, 500) << "texts without a repetition test nothing";
+}
+
+// One token again and again is the worst text there is; quadratic, it would take minutes.
+TEST(Dry, IsLinearInTheText) {
+  SamplingParams p{.dry_multiplier = 1.0f};
+  const Tokens same(1'000'000, 5);
+  const std::vector<LogitBias> got = dry(p, same);
+  ASSERT_EQ(got.size(), 1u);
+  EXPECT_EQ(got[0].token, 5);
+  EXPECT_LT(got[0].bias, -1e30f) << "the exponent is bounded where floats end";
+  EXPECT_TRUE(std::isfinite(got[0].bias));
+}
+
+}  // namespace
+}  // namespace deepinfer::test
