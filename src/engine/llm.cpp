@@ -129,6 +129,7 @@ Result<std::unique_ptr<Llm>> assemble(const Config& config, Checkpoint checkpoin
   llm->model = checkpoint.config;
   llm->generation = checkpoint.generation;
   set_template(*llm, checkpoint.chat_template, checkpoint.path);
+  llm->on_gpu = gpu != nullptr;
   DI_ASSIGN(LoadedRunner loaded, gpu ? load_on_gpu(config, checkpoint, std::move(gpu), *choice.gpu)
                                      : load_on_cpu(config, checkpoint));
   log_other_gpus(choice);

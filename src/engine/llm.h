@@ -21,6 +21,7 @@ struct Llm {
   ModelConfig model;
   GenerationDefaults generation;
   int max_model_len = 0;
+  bool on_gpu = false;
   std::string fingerprint;  // hashes build, weights and kernel configuration: "fp_..."
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<ChatTemplate> chat_template;  // null: the model has none

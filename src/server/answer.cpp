@@ -26,11 +26,15 @@ class DisconnectGuard {
   HttpExchange& exchange_;
 };
 
-// max_tokens 0: nothing is generated.
+// Nothing is generated and nothing is scored.
 std::vector<ChoiceUpdate> empty_answers(const Prepared& prepared) {
   std::vector<ChoiceUpdate> updates;
-  const int choices = static_cast<int>(prepared.prompts.size()) * prepared.request.sampling.n;
-  for (int i = 0; i < choices; ++i) updates.push_back({i, {}, {}, "length"});
+  const int n = prepared.request.sampling.n;
+  for (size_t i = 0; i < prepared.prompts.size() * static_cast<size_t>(n); ++i) {
+    ChoiceUpdate update{.index = static_cast<int>(i), .first = true, .finish = "length"};
+    update.usage.prompt_tokens = static_cast<int64_t>(prepared.prompts[i / static_cast<size_t>(n)].size());
+    updates.push_back(std::move(update));
+  }
   return updates;
 }
 
@@ -40,12 +44,17 @@ Usage empty_usage(const Prepared& prepared) {
   return usage;
 }
 
-void add(std::vector<WholeChoice>& choices, std::vector<ChoiceUpdate> updates) {
+void add(std::vector<ChoiceUpdate>& choices, std::vector<ChoiceUpdate> updates) {
   for (ChoiceUpdate& update : updates) {
-    WholeChoice& choice = choices.at(static_cast<size_t>(update.index));
+    ChoiceUpdate& choice = choices.at(static_cast<size_t>(update.index));
+    choice.index = update.index;
     choice.text += update.text;
     std::move(update.tokens.begin(), update.tokens.end(), std::back_inserter(choice.tokens));
-    if (!update.finish.empty()) choice.finish = update.finish;
+    choice.ids.insert(choice.ids.end(), update.ids.begin(), update.ids.end());
+    if (update.finish.empty()) continue;
+    choice.finish = update.finish;
+    choice.stop_text = std::move(update.stop_text);
+    choice.stop_id = update.stop_id;
   }
 }
 
@@ -62,7 +71,7 @@ ApiError logged(const Error& error) {
 }
 
 asio::awaitable<void> answer_whole(HttpExchange& exchange, Generation& generation, ReplyFormat& format) {
-  std::vector<WholeChoice> choices(static_cast<size_t>(generation.choices()));
+  std::vector<ChoiceUpdate> choices(static_cast<size_t>(generation.choices()));
   while (!generation.done()) {
     co_await generation.wait(std::nullopt);
     if (exchange.disconnected()) co_return;
@@ -74,12 +83,13 @@ asio::awaitable<void> answer_whole(HttpExchange& exchange, Generation& generatio
     add(choices, std::move(*updates));
   }
   if (exchange.disconnected()) co_return;
-  co_await exchange.reply({200, format.whole(choices, generation.usage())});
+  co_await exchange.reply({200, format.whole(choices, generation.prompt_logprobs(), generation.usage())});
 }
 
 // The status goes out when the engine has begun: until then a failure still gets its own.
 asio::awaitable<void> answer_stream(HttpExchange& exchange, Generation& generation, ReplyFormat& format,
-                                    bool include_usage, std::chrono::milliseconds ping) {
+                                    const GenerationRequest& request, std::chrono::milliseconds ping) {
+  const int n = request.sampling.n;
   bool open = false;
   while (!generation.done()) {
     const bool news = co_await generation.wait(open ? std::optional(ping) : std::nullopt);
@@ -102,10 +112,11 @@ asio::awaitable<void> answer_stream(HttpExchange& exchange, Generation& generati
     if (!open && (generation.scheduled() || !updates->empty())) {
       open = co_await exchange.start_stream(stream_head());
       if (!open) co_return;
-      events = format.opening(generation.choices());
+      events = format.opening();
     }
-    for (const ChoiceUpdate& update : *updates) events += format.update(update);
-    if (generation.done() && include_usage) events += format.usage(generation.usage());
+    for (const ChoiceUpdate& update : *updates)
+      events += format.update(update, generation.prompt_logprobs().at(static_cast<size_t>(update.index / n)));
+    if (generation.done() && request.include_usage) events += format.usage(generation.usage());
     if (generation.done()) events += kSseDone;
     co_await exchange.send(events);
   }
@@ -116,14 +127,15 @@ asio::awaitable<void> answer_nothing(HttpExchange& exchange, const Prepared& pre
   auto updates = empty_answers(prepared);
   const Usage usage = empty_usage(prepared);
   if (!prepared.request.stream) {
-    std::vector<WholeChoice> choices(updates.size());
+    std::vector<ChoiceUpdate> choices(updates.size());
     add(choices, std::move(updates));
-    co_await exchange.reply({200, format.whole(choices, usage)});
+    co_await exchange.reply(
+        {200, format.whole(choices, std::vector<PromptTokens>(prepared.prompts.size()), usage)});
     co_return;
   }
   if (!co_await exchange.start_stream(stream_head())) co_return;
-  std::string events = format.opening(static_cast<int>(updates.size()));
-  for (const ChoiceUpdate& update : updates) events += format.update(update);
+  std::string events = format.opening();
+  for (const ChoiceUpdate& update : updates) events += format.update(update, {});
   if (prepared.request.include_usage) events += format.usage(usage);
   co_await exchange.send(events.append(kSseDone));
   co_await exchange.end_stream();
@@ -131,9 +143,28 @@ asio::awaitable<void> answer_nothing(HttpExchange& exchange, const Prepared& pre
 
 }  // namespace
 
+ReplyOptions reply_options(const Prepared& prepared, Form form, ReplyHead head) {
+  const GenerationRequest& request = prepared.request;
+  ReplyOptions options{.head = std::move(head),
+                       .n = request.sampling.n,
+                       .logprobs = request.logprobs,
+                       .echo_logprobs = form == kCompletion && request.echo && request.logprobs,
+                       .prompt_logprobs = request.sampling.prompt_logprobs >= 0,
+                       .token_ids = request.return_token_ids,
+                       .tokens_as_token_ids = request.return_tokens_as_token_ids,
+                       .include_usage = request.include_usage,
+                       .continuous_usage = request.continuous_usage,
+                       .prompts = {}};
+  const bool ids = options.token_ids || options.echo_logprobs;
+  for (size_t i = 0; i < prepared.prompts.size(); ++i)
+    options.prompts.push_back({prepared.echo.empty() ? std::string() : prepared.echo[i],
+                               ids ? prepared.prompts[i] : std::vector<int32_t>()});
+  return options;
+}
+
 asio::awaitable<void> answer(HttpExchange& exchange, Llm& llm, const Prepared& prepared, ReplyFormat& format,
                              std::chrono::milliseconds ping) {
-  if (prepared.max_tokens == 0) {
+  if (prepared.max_tokens == 0 && prepared.request.sampling.prompt_logprobs < 0) {
     co_await answer_nothing(exchange, prepared, format);
     co_return;
   }
@@ -144,7 +175,7 @@ asio::awaitable<void> answer(HttpExchange& exchange, Llm& llm, const Prepared& p
   }
   const DisconnectGuard guard(exchange, generation);
   if (prepared.request.stream)
-    co_await answer_stream(exchange, generation, format, prepared.request.include_usage, ping);
+    co_await answer_stream(exchange, generation, format, prepared.request, ping);
   else
     co_await answer_whole(exchange, generation, format);
 }

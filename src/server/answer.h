@@ -10,6 +10,8 @@
 
 namespace deepinfer::server {
 
+ReplyOptions reply_options(const Prepared& prepared, Form form, ReplyHead head);
+
 // A client that leaves ends the generation at once. `ping`: a stream says so often that it lives.
 boost::asio::awaitable<void> answer(HttpExchange& exchange, Llm& llm, const Prepared& prepared,
                                     ReplyFormat& format, std::chrono::milliseconds ping);

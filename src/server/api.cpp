@@ -366,69 +366,13 @@ asio::awaitable<void> Api::generate(HttpExchange& exchange, Form form) {
   if (exchange.disconnected()) co_return;
   // Keys do not share cached prefixes, or the time to the first token would tell what others have sent.
   prepared->request.cache_salt.insert(0, salt);
-  ReplyHead head{(form == kChat ? "chatcmpl-" : "cmpl-") + random_hex(16),
-                 static_cast<int64_t>(std::time(nullptr)), prepared->model, llm.fingerprint,
-                 prepared->request.include_usage};
-  std::vector<std::string> echo;
-  for (const std::string& text : prepared->echo)
-    echo.insert(echo.end(), static_cast<size_t>(prepared->request.sampling.n), text);
-  const bool logprobs = prepared->request.logprobs;
-  const auto format =
-      form == kChat ? make_chat_format(std::move(head), *llm.tokenizer, logprobs)
-                    : make_completion_format(std::move(head), *llm.tokenizer, logprobs, std::move(echo));
+  const std::string& id = prepared->request.request_id;
+  ReplyHead head{(form == kChat ? "chatcmpl-" : "cmpl-") + (id.empty() ? random_hex(16) : id),
+                 static_cast<int64_t>(std::time(nullptr)), prepared->model, llm.fingerprint};
+  ReplyOptions options = reply_options(*prepared, form, std::move(head));
+  const auto format = form == kChat ? make_chat_format(std::move(options), *llm.tokenizer)
+                                    : make_completion_format(std::move(options), *llm.tokenizer);
   co_await answer(exchange, llm, *prepared, *format, ping_);
-}
-
-namespace {
-
-Result<std::string> tokenize_body(const std::string& text, const Llm& llm, const Config& config) {
-  DI_ASSIGN(const json::object body, parse_body(text));
-  std::vector<int32_t> ids;
-  if (body.contains("messages")) {
-    const ParseContext context{default_sampling(config, llm.generation), {}, llm.tokenizer->vocab_size()};
-    DI_ASSIGN(const ChatRequest request, parse_chat(body, context));
-    DI_TRY(resolve_model(llm, request.model));
-    DI_ASSIGN(ids, chat_prompt(llm, request));
-  } else {
-    FieldReader reader(body);
-    const std::string model = reader.string("model", 1024).value_or("");
-    const bool special = reader.boolean("add_special_tokens").value_or(true);
-    const auto prompt = reader.string("prompt", text.size());
-    if (!reader.ok()) return reader.error();
-    if (!prompt) return field_error("prompt", "a string", json::value(nullptr));
-    DI_TRY(resolve_model(llm, model));
-    DI_ASSIGN(ids, plain_prompt(llm, *prompt, special));
-  }
-  json::array tokens(ids.begin(), ids.end());
-  return json::serialize(json::object{
-      {"count", ids.size()}, {"max_model_len", llm.max_model_len}, {"tokens", std::move(tokens)}});
-}
-
-Result<std::string> detokenize_body(const std::string& text, const Llm& llm) {
-  DI_ASSIGN(json::object body, parse_body(text));
-  body["prompt"] = body["tokens"];
-  if (body["prompt"].is_array() && body["prompt"].get_array().empty()) return std::string(R"({"prompt":""})");
-  DI_ASSIGN(const auto prompts, parse_prompts(body, llm.tokenizer->vocab_size()));
-  const auto* ids = std::get_if<std::vector<int32_t>>(&prompts.front());
-  if (!ids || prompts.size() != 1) return field_error("tokens", "an array of token ids", body["tokens"]);
-  return "{\"prompt\":" + json_string(text_of(llm, *ids, false)) + "}";
-}
-
-}  // namespace
-
-asio::awaitable<void> Api::tokenize(HttpExchange& exchange) {
-  auto body = std::make_shared<std::string>(exchange.take_request().body);
-  auto result =
-      co_await text_pool_.run<std::string>([this, body] { return tokenize_body(*body, *llm_, config_); });
-  co_await exchange.reply(result ? json_reply(std::move(*result))
-                                 : error_reply(to_api_error(result.error())));
-}
-
-asio::awaitable<void> Api::detokenize(HttpExchange& exchange) {
-  auto body = std::make_shared<std::string>(exchange.take_request().body);
-  auto result = co_await text_pool_.run<std::string>([this, body] { return detokenize_body(*body, *llm_); });
-  co_await exchange.reply(result ? json_reply(std::move(*result))
-                                 : error_reply(to_api_error(result.error())));
 }
 
 asio::awaitable<void> Api::gpu_info(HttpExchange& exchange) {

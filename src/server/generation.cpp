@@ -1,6 +1,8 @@
 #include "server/generation.h"
 
 #include <algorithm>
+#include <iterator>
+#include <utility>
 
 #include "base/check.h"
 
@@ -25,12 +27,15 @@ Result<void> Generation::submit(const std::vector<std::vector<int32_t>>& prompts
   const int n = request_.sampling.n;
   unfinished_ = static_cast<int>(prompts.size()) * n;
   choices_.resize(static_cast<size_t>(unfinished_));
+  prompt_logprobs_.resize(prompts.size());
+  prompt_ready_.assign(prompts.size(), request_.sampling.prompt_logprobs < 0);
   for (Choice& choice : choices_)
     choice.stream = std::make_unique<TextStream>(
         *llm_.tokenizer,
         TextStreamOptions{request_.stop, request_.include_stop, request_.skip_special_tokens});
   for (size_t i = 0; i < prompts.size(); ++i) {
     usage_.prompt_tokens += static_cast<int64_t>(prompts[i].size());
+    prompt_sizes_.push_back(static_cast<int64_t>(prompts[i].size()));
     const int room = llm_.max_model_len - static_cast<int>(prompts[i].size());
     EngineRequest request{prompts[i], request_.sampling, request_.priority, request_.cache_salt};
     request.sampling.max_tokens = std::min(max_tokens.value_or(room), room);
@@ -40,6 +45,7 @@ Result<void> Generation::submit(const std::vector<std::vector<int32_t>>& prompts
                           event.choice,
                           event.scheduled,
                           {event.tokens.begin(), event.tokens.end()},
+                          {event.prompt_logprobs.begin(), event.prompt_logprobs.end()},
                           event.finish,
                           event.stop_token,
                           event.prompt_tokens,
@@ -65,6 +71,61 @@ void Generation::add_text(Choice& choice, ChoiceUpdate& update, TextStream::Delt
   }
 }
 
+void Generation::give_out(Choice& choice, int prompt, ChoiceUpdate update,
+                          std::vector<ChoiceUpdate>& updates) {
+  update.first = !std::exchange(choice.told, true);
+  update.usage = {prompt_sizes_.at(static_cast<size_t>(prompt)), choice.tokens, 0};
+  (prompt_ready_.at(static_cast<size_t>(prompt)) ? updates : choice.early).push_back(std::move(update));
+}
+
+// The prompt's log probabilities come with choice 0's first tokens or its end; other choices may be earlier.
+void Generation::take_prompt(EngineNews& news, std::vector<ChoiceUpdate>& updates) {
+  const auto prompt = static_cast<size_t>(news.prompt);
+  if (prompt_ready_.at(prompt) || news.choice != 0) return;
+  if (news.tokens.empty() && news.finish == FinishReason::kNone) return;
+  prompt_logprobs_.at(prompt) = std::move(news.prompt_logprobs);
+  prompt_ready_[prompt] = true;
+  for (int i = 0; i < request_.sampling.n; ++i) {
+    auto& early =
+        choices_.at(prompt * static_cast<size_t>(request_.sampling.n) + static_cast<size_t>(i)).early;
+    std::move(early.begin(), early.end(), std::back_inserter(updates));
+    early.clear();
+  }
+}
+
+void Generation::add_tokens(Choice& choice, EngineNews& news, ChoiceUpdate& update) {
+  for (size_t i = 0; i < news.tokens.size() && update.finish.empty(); ++i) {
+    ++usage_.completion_tokens;
+    ++choice.tokens;
+    const int32_t id = news.tokens[i].id;
+    if (request_.return_token_ids) update.ids.push_back(id);
+    const bool ends =
+        news.finish == FinishReason::kStop && i + 1 == news.tokens.size() && id == news.stop_token;
+    if (ends && !request_.include_stop) break;
+    if (request_.logprobs) choice.held.push_back(news.tokens[i]);
+    TextStream::Delta delta = choice.stream->push(id);
+    if (delta.stopped) {
+      update.finish = "stop";
+      update.stop_text = delta.stop;
+    }
+    add_text(choice, update, std::move(delta));
+  }
+  if (!update.finish.empty()) {
+    if (news.finish == FinishReason::kNone)
+      llm_.engine->cancel(ids_.at(static_cast<size_t>(news.prompt)), news.choice);
+    return;
+  }
+  if (news.finish == FinishReason::kNone) return;
+  add_text(choice, update, choice.stream->finish());
+  update.finish = news.finish == FinishReason::kStop ? "stop" : "length";
+  if (news.finish != FinishReason::kStop) return;
+  const auto& stops = request_.sampling.stop_token_ids;
+  if (std::find(stops.begin(), stops.end(), news.stop_token) != stops.end()) update.stop_id = news.stop_token;
+  if (request_.logprobs && request_.end_token_logprobs && !request_.include_stop && !news.tokens.empty() &&
+      news.tokens.back().id == news.stop_token)
+    update.tokens.push_back(std::move(news.tokens.back()));
+}
+
 Result<void> Generation::handle(EngineNews& news, std::vector<ChoiceUpdate>& updates) {
   if (news.finish == FinishReason::kError)
     return news.error.value_or(Error{ErrorCode::kInternal, "the engine failed", {}});
@@ -77,32 +138,15 @@ Result<void> Generation::handle(EngineNews& news, std::vector<ChoiceUpdate>& upd
   if (choice.finished) return {};
   if (news.finish == FinishReason::kCancelled)
     return make_error(ErrorCode::kUnavailable, "the server is shutting down: the answer is not complete");
-  ChoiceUpdate update{index};
-  for (size_t i = 0; i < news.tokens.size() && update.finish.empty(); ++i) {
-    ++usage_.completion_tokens;
-    const int32_t id = news.tokens[i].id;
-    const bool ends =
-        news.finish == FinishReason::kStop && i + 1 == news.tokens.size() && id == news.stop_token;
-    if (ends && !request_.include_stop) break;
-    if (request_.logprobs) choice.held.push_back(std::move(news.tokens[i]));
-    TextStream::Delta delta = choice.stream->push(id);
-    const bool stopped = delta.stopped;
-    add_text(choice, update, std::move(delta));
-    if (!stopped) continue;
-    update.finish = "stop";
-    if (news.finish == FinishReason::kNone)
-      llm_.engine->cancel(ids_.at(static_cast<size_t>(news.prompt)), news.choice);
-  }
-  if (update.finish.empty() && news.finish != FinishReason::kNone) {
-    add_text(choice, update, choice.stream->finish());
-    update.finish = news.finish == FinishReason::kStop ? "stop" : "length";
-  }
+  take_prompt(news, updates);
+  ChoiceUpdate update{.index = index};
+  add_tokens(choice, news, update);
   if (!update.finish.empty()) {
     choice.finished = true;
     --unfinished_;
   }
-  if (!update.text.empty() || !update.tokens.empty() || !update.finish.empty())
-    updates.push_back(std::move(update));
+  if (!update.text.empty() || !update.tokens.empty() || !update.ids.empty() || !update.finish.empty())
+    give_out(choice, news.prompt, std::move(update), updates);
   return {};
 }
 

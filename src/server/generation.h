@@ -25,9 +25,14 @@ struct Usage {
 // News of one choice, ready to be sent.
 struct ChoiceUpdate {
   int index = 0;                    // prompt * n + choice
+  bool first = false;               // of this choice
   std::string text;                 // complete UTF-8, never a part of a stop string
-  std::vector<OutputToken> tokens;  // whose text is now given completely
+  std::vector<OutputToken> tokens;  // whose text is now given completely; when logprobs are wanted
+  std::vector<int32_t> ids;         // all new ones, the end of sequence too
   std::string_view finish;          // "", "stop", "length"
+  std::string stop_text;            // the stop string that ended it
+  int32_t stop_id = -1;             // the one of stop_token_ids that ended it
+  Usage usage;                      // of its prompt and of this choice so far
 };
 
 // Lives on a strand. Its end cancels what still runs.
@@ -46,6 +51,10 @@ class Generation {
   }
   Result<std::vector<ChoiceUpdate>> take();
 
+  // Of each prompt, from its second token on; complete when take() gives a first update of one of its
+  // choices.
+  const std::vector<std::vector<OutputToken>>& prompt_logprobs() const { return prompt_logprobs_; }
+
   void cancel();  // the engine frees all of it within its step; take() gives nothing more
   void wake() { mailbox_->wake(); }
 
@@ -57,11 +66,17 @@ class Generation {
  private:
   struct Choice {
     std::unique_ptr<TextStream> stream;
-    std::deque<OutputToken> held;  // tokens whose text is held back
+    std::deque<OutputToken> held;     // tokens whose text is held back
+    std::vector<ChoiceUpdate> early;  // until the prompt's log probabilities are here
+    int64_t tokens = 0;               // so far
+    bool told = false;                // the first update is out
     bool finished = false;
   };
 
   Result<void> handle(EngineNews& news, std::vector<ChoiceUpdate>& updates);
+  void add_tokens(Choice& choice, EngineNews& news, ChoiceUpdate& update);
+  void give_out(Choice& choice, int prompt, ChoiceUpdate update, std::vector<ChoiceUpdate>& updates);
+  void take_prompt(EngineNews& news, std::vector<ChoiceUpdate>& updates);
   void add_text(Choice& choice, ChoiceUpdate& update, TextStream::Delta delta) const;
 
   Llm& llm_;
@@ -69,6 +84,9 @@ class Generation {
   std::shared_ptr<Mailbox> mailbox_;
   std::vector<uint64_t> ids_;  // of the engine, by prompt
   std::vector<Choice> choices_;
+  std::vector<std::vector<OutputToken>> prompt_logprobs_;  // by prompt
+  std::vector<bool> prompt_ready_;     // by prompt: its log probabilities are here, or unwanted
+  std::vector<int64_t> prompt_sizes_;  // by prompt
   int unfinished_ = 0;
   bool scheduled_ = false;
   Usage usage_;

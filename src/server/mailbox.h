@@ -20,6 +20,7 @@ struct EngineNews {
   int choice = 0;
   bool scheduled = false;
   std::vector<OutputToken> tokens;
+  std::vector<OutputToken> prompt_logprobs;
   FinishReason finish = FinishReason::kNone;
   int32_t stop_token = -1;
   int prompt_tokens = 0;

@@ -16,10 +16,13 @@ namespace deepinfer::server {
 struct Prepared {
   GenerationRequest request;
   std::vector<std::vector<int32_t>> prompts;
-  std::vector<std::string> echo;  // by prompt; empty: none
+  std::vector<std::string> echo;  // by prompt: text before the answer's own; empty: none
   std::optional<int> max_tokens;  // unset: the rest of the context
   std::string model;              // as the answer names it
 };
+
+// What requests are read against: defaults in the order that docs/API.md gives, sizes and permissions.
+ParseContext parse_context(const Llm& llm, const Config& config);
 
 Result<Prepared> prepare(const boost::json::object& body, Form form, const Llm& llm, const Config& config);
 

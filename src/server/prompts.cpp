@@ -38,6 +38,28 @@ Result<void> cut_after_last_message(const ChatRequest& request, RenderedPrompt& 
   return {};
 }
 
+// Null: the request brings none.
+Result<std::unique_ptr<ChatTemplate>> own_template(const std::string& source) {
+  if (source.empty()) return std::unique_ptr<ChatTemplate>();
+  auto parsed = ChatTemplate::parse(source);
+  if (!parsed) return Error{ErrorCode::kInvalidArgument, parsed.error().message, "chat_template"};
+  return std::make_unique<ChatTemplate>(std::move(*parsed));
+}
+
+// Keeps the last tokens of a prompt, where the request says how many.
+Result<void> truncate(const Llm& llm, const GenerationRequest& request, std::vector<int32_t>& ids) {
+  if (!request.truncate_prompt_tokens) return {};
+  int keep = *request.truncate_prompt_tokens;
+  if (keep > llm.max_model_len)
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("truncate_prompt_tokens: got {}, expected at most {}, the context", keep,
+                             llm.max_model_len),
+                 "truncate_prompt_tokens"};
+  if (keep < 0) keep = std::max(1, llm.max_model_len - std::max(1, request.max_tokens.value_or(1)));
+  if (ids.size() > static_cast<size_t>(keep)) ids.erase(ids.begin(), ids.end() - keep);
+  return {};
+}
+
 }  // namespace
 
 Result<void> check_context(const Llm& llm, size_t prompt_tokens, std::string_view param) {
@@ -49,14 +71,16 @@ Result<void> check_context(const Llm& llm, size_t prompt_tokens, std::string_vie
       std::string(param)};
 }
 
-Result<std::vector<int32_t>> chat_prompt(const Llm& llm, const ChatRequest& request) {
-  if (!llm.chat_template)
+Result<std::vector<int32_t>> chat_ids(const Llm& llm, const ChatRequest& request) {
+  if (!llm.chat_template && request.chat_template.empty())
     return Error{
         ErrorCode::kInvalidArgument,
         fmt::format("messages: this model has no chat template{}{}; use /v1/completions, or start the server "
                     "with --chat-template FILE",
                     llm.template_error.empty() ? "" : " that can be read: ", llm.template_error),
         "messages"};
+  DI_ASSIGN(const auto own, own_template(request.chat_template));
+  const ChatTemplate& chat_template = own ? *own : *llm.chat_template;
   const Tokenizer& tokenizer = *llm.tokenizer;
   TemplateInput input;
   input.messages = request.messages;
@@ -65,7 +89,7 @@ Result<std::vector<int32_t>> chat_prompt(const Llm& llm, const ChatRequest& requ
   input.bos_token = token_text(tokenizer, tokenizer.bos());
   if (!tokenizer.end_ids().empty()) input.eos_token = token_text(tokenizer, tokenizer.end_ids().front());
   input.now = static_cast<int64_t>(std::time(nullptr));
-  auto rendered = llm.chat_template->render(input);
+  auto rendered = chat_template.render(input);
   if (!rendered) {
     Error error = std::move(rendered).error();
     if (error.param.empty()) error.param = "messages";
@@ -73,24 +97,36 @@ Result<std::vector<int32_t>> chat_prompt(const Llm& llm, const ChatRequest& requ
   }
   if (request.continue_final_message) DI_TRY(cut_after_last_message(request, *rendered));
   std::vector<int32_t> ids = tokenizer.encode(rendered->text, rendered->trusted);
+  // A template writes its own beginning of sequence, or add_bos() does; so add_special_tokens adds nothing.
   add_bos(tokenizer, ids);
+  return ids;
+}
+
+Result<std::vector<int32_t>> chat_prompt(const Llm& llm, const ChatRequest& request) {
+  DI_ASSIGN(std::vector<int32_t> ids, chat_ids(llm, request));
+  DI_TRY(truncate(llm, request, ids));
   if (ids.empty())
     return Error{ErrorCode::kInvalidArgument, "messages: they give an empty prompt", "messages"};
   DI_TRY(check_context(llm, ids.size(), "messages"));
   return ids;
 }
 
+std::vector<int32_t> text_ids(const Llm& llm, std::string_view text, bool add_special_tokens) {
+  const TextRange all{0, text.size()};
+  std::vector<int32_t> ids = llm.tokenizer->encode(text, {&all, 1});
+  if (add_special_tokens) add_bos(*llm.tokenizer, ids);
+  return ids;
+}
+
 Result<std::vector<int32_t>> plain_prompt(const Llm& llm, const PromptInput& prompt,
-                                          bool add_special_tokens) {
+                                          const GenerationRequest& request) {
   std::vector<int32_t> ids;
   if (const auto* given = std::get_if<std::vector<int32_t>>(&prompt)) {
     ids = *given;
   } else {
-    const std::string& text = std::get<std::string>(prompt);
-    const TextRange all{0, text.size()};
-    ids = llm.tokenizer->encode(text, {&all, 1});
-    if (add_special_tokens) add_bos(*llm.tokenizer, ids);
+    ids = text_ids(llm, std::get<std::string>(prompt), request.add_special_tokens);
   }
+  DI_TRY(truncate(llm, request, ids));
   if (ids.empty())
     return Error{ErrorCode::kInvalidArgument, "prompt: got no token, expected at least one", "prompt"};
   DI_TRY(check_context(llm, ids.size(), "prompt"));

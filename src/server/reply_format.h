@@ -1,8 +1,10 @@
-// Answers of generation as OpenAI's JSON: whole, or as the events of a stream.
+// Answers of generation as OpenAI's JSON: whole, or as the events of a stream. Fields that vLLM adds have
+// its names.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,42 +18,43 @@ struct ReplyHead {
   int64_t created = 0;
   std::string model;
   std::string fingerprint;
-  bool include_usage = false;
 };
 
-struct WholeChoice {
-  std::string text;
-  std::vector<OutputToken> tokens;
-  std::string_view finish;
+// What an answer says of one prompt.
+struct PromptReply {
+  std::string echo;          // text before the answer's own; empty: none
+  std::vector<int32_t> ids;  // filled where the answer needs them
 };
+
+struct ReplyOptions {
+  ReplyHead head;
+  int n = 1;  // choices of a prompt
+  bool logprobs = false;
+  bool echo_logprobs = false;    // completions: the prompt's tokens stand in `logprobs` too
+  bool prompt_logprobs = false;  // as a field of their own
+  bool token_ids = false;
+  bool tokens_as_token_ids = false;
+  bool include_usage = false;
+  bool continuous_usage = false;
+  std::vector<PromptReply> prompts;  // one for each prompt
+};
+
+using PromptTokens = std::vector<OutputToken>;  // of one prompt from its second token on, or empty
 
 // Borrows the tokenizer. One for one request; not for several threads.
 class ReplyFormat {
  public:
   virtual ~ReplyFormat() = default;
-  virtual std::string opening(int choices) = 0;                // events before the first token
-  virtual std::string update(const ChoiceUpdate& update) = 0;  // one or two events
-  virtual std::string usage(const Usage& usage) = 0;           // the event before [DONE]
-  virtual std::string whole(const std::vector<WholeChoice>& choices, const Usage& usage) = 0;
+  virtual std::string opening() = 0;  // events before the first token
+  // One or more events. `prompt`: log probabilities of its prompt.
+  virtual std::string update(const ChoiceUpdate& update, const PromptTokens& prompt) = 0;
+  virtual std::string usage(const Usage& usage) = 0;  // the event before [DONE]
+  // `choices` hold all that their updates gave; `prompts` by prompt.
+  virtual std::string whole(const std::vector<ChoiceUpdate>& choices,
+                            const std::vector<PromptTokens>& prompts, const Usage& usage) = 0;
 };
 
-std::unique_ptr<ReplyFormat> make_chat_format(ReplyHead head, const Tokenizer& tokenizer, bool logprobs);
-
-// `echo`: the text of each choice begins with its prompt's, [choices]; empty: none.
-std::unique_ptr<ReplyFormat> make_completion_format(ReplyHead head, const Tokenizer& tokenizer, bool logprobs,
-                                                    std::vector<std::string> echo);
-
-// Pieces of JSON that both use.
-std::string json_string(std::string_view text);  // quoted; invalid UTF-8 is replaced
-std::string json_logprob(float logprob);         // -inf is -9999.0
-std::string json_usage(const Usage& usage);
-std::string json_chat_logprobs(const Tokenizer& tokenizer, const std::vector<OutputToken>& tokens);
-
-// {"tokens", "token_logprobs", "top_logprobs", "text_offset"}; `offset` in characters is moved on.
-std::string json_completion_logprobs(const Tokenizer& tokenizer, const std::vector<OutputToken>& tokens,
-                                     int64_t& offset);
-
-// Characters (code points) that begin in these bytes.
-int64_t count_characters(std::string_view bytes);
+std::unique_ptr<ReplyFormat> make_chat_format(ReplyOptions options, const Tokenizer& tokenizer);
+std::unique_ptr<ReplyFormat> make_completion_format(ReplyOptions options, const Tokenizer& tokenizer);
 
 }  // namespace deepinfer::server

@@ -7,6 +7,8 @@
 
 #include <boost/json/serialize.hpp>
 
+#include "server/params.h"
+
 namespace deepinfer::server {
 namespace {
 
@@ -17,7 +19,7 @@ using testing::Pair;
 constexpr int kVocab = 1000;
 
 ParseContext context() {
-  return {SamplingParams{.temperature = 0.5f}, {}, kVocab};
+  return {SamplingParams{.temperature = 0.5f}, {}, kVocab, false};
 }
 
 Result<ChatRequest> chat(std::string_view fields,
@@ -97,50 +99,19 @@ TEST(ParseChat, MaxCompletionTokensWins) {
 }
 
 TEST(ParseChat, NullIsTheSameAsAbsentEverywhere) {
-  for (const char* name : {"model",
-                           "n",
-                           "temperature",
-                           "top_p",
-                           "top_k",
-                           "min_p",
-                           "presence_penalty",
-                           "frequency_penalty",
-                           "repetition_penalty",
-                           "max_tokens",
-                           "max_completion_tokens",
-                           "min_tokens",
-                           "seed",
-                           "stop",
-                           "stop_token_ids",
-                           "ignore_eos",
-                           "logprobs",
-                           "top_logprobs",
-                           "logit_bias",
-                           "stream",
-                           "stream_options",
-                           "priority",
-                           "cache_salt",
-                           "skip_special_tokens",
-                           "include_stop_str_in_output",
-                           "chat_template_kwargs",
-                           "add_generation_prompt",
-                           "continue_final_message",
-                           "tools",
-                           "tool_choice",
-                           "response_format",
-                           "modalities",
-                           "audio",
-                           "user",
-                           "store",
-                           "metadata",
-                           "parallel_tool_calls",
-                           "service_tier",
-                           "best_of",
-                           "reasoning_effort",
-                           "functions"}) {
-    const auto request = chat(fmt::format("\"{}\":null", name));
+  std::string all;
+  const auto check = [&all](std::string_view name) {
+    if (name == "messages" || name == "prompt") return;
+    const std::string field = fmt::format("\"{}\":null", name);
+    const auto request = chat(field);
     EXPECT_TRUE(request.ok()) << name << ": " << request.error().message;
-  }
+    if (all.find(field) == std::string::npos) all += (all.empty() ? "" : ",") + field;
+  };
+  for (const ParamRow& row : param_table()) check(row.name);
+  for (const RefusedRow& row : refused_table()) check(row.name);
+  check("best_of");
+  EXPECT_TRUE(chat(all).ok());
+  EXPECT_TRUE(completion("\"prompt\":\"p\"," + all).ok());
 }
 
 struct Bad {
@@ -210,7 +181,43 @@ TEST(ParseChat, WrongTypesAndRangesNameTheParameter) {
       {R"("best_of":2)", "best_of", ErrorCode::kUnsupported},
       {R"("structured_outputs":{"regex":"a"})", "structured_outputs", ErrorCode::kUnsupported},
       {R"("chat_template":"{{ x }}")", "chat_template", ErrorCode::kUnsupported},
-      {R"("prompt_logprobs":1)", "prompt_logprobs", ErrorCode::kUnsupported},
+      {R"("use_beam_search":true)", "use_beam_search", ErrorCode::kUnsupported},
+      {R"("prompt_logprobs":-1)", "prompt_logprobs"},
+      {R"("prompt_logprobs":21)", "prompt_logprobs"},
+      {R"("prompt_logprobs":1,"stream":true)", "prompt_logprobs"},
+      {R"("bad_words":"x")", "bad_words"},
+      {R"("bad_words":["x",""])", "bad_words[1]"},
+      {R"("bad_words":[5])", "bad_words[0]"},
+      {R"("allowed_token_ids":[])", "allowed_token_ids"},
+      {R"("allowed_token_ids":[1000])", "allowed_token_ids[0]"},
+      {R"("truncate_prompt_tokens":0)", "truncate_prompt_tokens"},
+      {R"("truncate_prompt_tokens":-2)", "truncate_prompt_tokens"},
+      {R"("typical_p":0)", "typical_p"},
+      {R"("typical_p":1.5)", "typical_p"},
+      {R"("top_n_sigma":-2)", "top_n_sigma"},
+      {R"("top_n_sigma":"NaN")", "top_n_sigma"},
+      {R"("xtc_probability":1.5)", "xtc_probability"},
+      {R"("xtc_threshold":-0.5)", "xtc_threshold"},
+      {R"("dynatemp_range":-1)", "dynatemp_range"},
+      {R"("dynatemp_exponent":1e999)", "dynatemp_exponent"},
+      {R"("mirostat":3)", "mirostat"},
+      {R"("mirostat":1.5)", "mirostat"},
+      {R"("mirostat_tau":-1)", "mirostat_tau"},
+      {R"("mirostat_eta":2)", "mirostat_eta"},
+      {R"("dry_multiplier":-1)", "dry_multiplier"},
+      {R"("dry_base":0.5)", "dry_base"},
+      {R"("dry_allowed_length":-1)", "dry_allowed_length"},
+      {R"("dry_penalty_last_n":-2)", "dry_penalty_last_n"},
+      {R"("dry_sequence_breakers":"x")", "dry_sequence_breakers"},
+      {R"("dry_sequence_breakers":[""])", "dry_sequence_breakers[0]"},
+      {R"("cache_salt":"")", "cache_salt"},
+      {R"("request_id":"a b")", "request_id"},
+      {R"("request_id":"a\nb")", "request_id"},
+      {R"("reasoning_effort":"huge")", "reasoning_effort"},
+      {R"("documents":["x"])", "documents[0]"},
+      {R"("documents":[{"title":5}])", "documents[0]"},
+      {R"("deterministic":"yes")", "deterministic"},
+      {R"("echo":1)", "echo"},
   };
   for (const Bad& bad : kBad) {
     const auto request = chat(bad.fields);
@@ -220,6 +227,68 @@ TEST(ParseChat, WrongTypesAndRangesNameTheParameter) {
     EXPECT_THAT(request.error().message,
                 HasSubstr(std::string(bad.param).substr(0, std::string(bad.param).find('.'))));
   }
+}
+
+TEST(ParseChat, SamplersAndRestOfTheTableArrive) {
+  const auto request = chat(
+      R"("typical_p":0.5,"top_n_sigma":2,"xtc_probability":0.25,"xtc_threshold":0.125,"dynatemp_range":0.5,
+         "dynatemp_exponent":2,"mirostat":2,"mirostat_tau":4,"mirostat_eta":0.5,"dry_multiplier":0.75,"dry_base":2,
+         "dry_allowed_length":3,"dry_penalty_last_n":64,"dry_sequence_breakers":["\n","x"],"bad_words":["a"," b"],
+         "allowed_token_ids":[7,3,7],"prompt_logprobs":3,"truncate_prompt_tokens":-1,"return_token_ids":true,
+         "return_tokens_as_token_ids":true,"spaces_between_special_tokens":false,"echo":true,"deterministic":true,
+         "request_id":"r-1","reasoning_effort":"low","documents":[{"title":"t","text":"x"}],"best_of":1)");
+  ASSERT_TRUE(request.ok()) << request.error().message;
+  const SamplingParams& s = request->sampling;
+  EXPECT_EQ(s.typical_p, 0.5f);
+  EXPECT_EQ(s.top_n_sigma, 2.0f);
+  EXPECT_EQ(s.xtc_probability, 0.25f);
+  EXPECT_EQ(s.xtc_threshold, 0.125f);
+  EXPECT_EQ(s.dynatemp_range, 0.5f);
+  EXPECT_EQ(s.dynatemp_exponent, 2.0f);
+  EXPECT_EQ(s.mirostat, 2);
+  EXPECT_EQ(s.mirostat_tau, 4.0f);
+  EXPECT_EQ(s.mirostat_eta, 0.5f);
+  EXPECT_EQ(s.dry_multiplier, 0.75f);
+  EXPECT_EQ(s.dry_base, 2.0f);
+  EXPECT_EQ(s.dry_allowed_length, 3);
+  EXPECT_EQ(s.dry_penalty_last_n, 64);
+  EXPECT_EQ(request->dry_breakers, (std::vector<std::string>{"\n", "x"}));
+  EXPECT_THAT(request->bad_words, ElementsAre("a", " b"));
+  EXPECT_THAT(s.allowed_token_ids, ElementsAre(3, 7));
+  EXPECT_EQ(s.prompt_logprobs, 3);
+  EXPECT_EQ(request->prompt_logprobs, 3);
+  EXPECT_EQ(request->truncate_prompt_tokens, -1);
+  EXPECT_TRUE(request->return_token_ids && request->return_tokens_as_token_ids);
+  EXPECT_TRUE(request->echo && request->deterministic);
+  EXPECT_EQ(request->request_id, "r-1");
+  EXPECT_EQ(request->template_kwargs.at("reasoning_effort"), "low");
+  EXPECT_EQ(request->template_kwargs.at("documents").at(0).at("title"), "t");
+}
+
+TEST(ParseChat, TemplatesOfRequestsNeedTheOperatorsTrust) {
+  const auto body = parse_body(R"({"messages":[{"role":"user","content":"x"}],"chat_template":"{{ 1 }}"})");
+  ParseContext trusting = context();
+  trusting.trust_chat_template = true;
+  const auto request = parse_chat(*body, trusting);
+  ASSERT_TRUE(request.ok()) << request.error().message;
+  EXPECT_EQ(request->chat_template, "{{ 1 }}");
+  EXPECT_EQ(parse_chat(*body, context()).error().code, ErrorCode::kUnsupported);
+}
+
+TEST(ParseChat, ContinuousUsageNeedsUsage) {
+  const auto both =
+      chat(R"("stream":true,"stream_options":{"include_usage":true,"continuous_usage_stats":true})");
+  EXPECT_TRUE(both->include_usage && both->continuous_usage);
+  EXPECT_FALSE(chat(R"("stream":true,"stream_options":{"continuous_usage_stats":true})")->continuous_usage);
+}
+
+TEST(ParseCompletion, EchoWithLogprobsScoresThePrompt) {
+  EXPECT_EQ(completion(R"("prompt":"a","echo":true,"logprobs":2)")->sampling.prompt_logprobs, 2);
+  EXPECT_EQ(
+      completion(R"("prompt":"a","echo":true,"logprobs":2,"prompt_logprobs":5)")->sampling.prompt_logprobs,
+      5);
+  EXPECT_EQ(completion(R"("prompt":"a","echo":true)")->sampling.prompt_logprobs, -1);
+  EXPECT_EQ(completion(R"("prompt":"a","logprobs":2)")->sampling.prompt_logprobs, -1);
 }
 
 TEST(ParseChat, NeutralValuesOfUnbuiltFeaturesAreAccepted) {
@@ -300,7 +369,6 @@ TEST(ParseCompletion, BadPromptsNameTheirPlace) {
       {R"("prompt":"a","logprobs":21)", "logprobs"},
       {R"("prompt":"a","logprobs":true)", "logprobs"},
       {R"("prompt":"a","echo":1)", "echo"},
-      {R"("prompt":"a","echo":true,"logprobs":1)", "echo"},
       {R"("prompt":"a","suffix":"b")", "suffix"},
   };
   for (const auto& [fields, param] : kBad) {
