@@ -49,7 +49,8 @@ std::string json_string(std::string_view text) {
 
 std::string json_logprob(float logprob) {
   if (!std::isfinite(logprob) || logprob < -9999.0f) return "-9999.0";
-  return fmt::format("{}", logprob);
+  // A number without a fraction would be read as an integer.
+  return std::nearbyint(logprob) == logprob ? fmt::format("{:.1f}", logprob) : fmt::format("{}", logprob);
 }
 
 std::string json_ids(std::span<const int32_t> ids) {

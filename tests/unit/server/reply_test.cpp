@@ -44,7 +44,7 @@ TEST_F(ReplyTest, EchoAndLogprobsOfACompletion) {
   o.prompts = {{"pq", {'p', 'q'}}};
   ChoiceUpdate choice{.text = "r", .tokens = {token('r', -0.5f), token(kFakeEnd, -2)}, .finish = "stop"};
   const json::value v =
-      json::parse(make_completion_format(o, tokenizer_)->whole({choice}, {scored_}, {2, 2, 0}));
+      json::parse(make_completion_format(o, tokenizer_)->whole({choice}, {scored_}, Usage{2, 2, 0}));
   EXPECT_EQ(v.at("choices").at(0).at("text"), "pqr");
   const json::value& l = v.at("choices").at(0).at("logprobs");
   EXPECT_EQ(l.at("tokens"), json::array({"p", "q", "r", "<|im_end|>"}));
@@ -80,9 +80,9 @@ TEST_F(ReplyTest, StreamedEchoIsTheWholeOnesBeginning) {
   ASSERT_EQ(all.size(), 2u);
   EXPECT_EQ(all[0].at("choices").at(0).at("text"), "pq");
   EXPECT_EQ(all[0].at("choices").at(0).at("logprobs").at("token_logprobs"), json::array({nullptr, -1.5}));
-  EXPECT_EQ(all[0].at("choices").at(0).at("prompt_token_ids"), json::array({'p', 'q'}));
-  EXPECT_EQ(all[1].at("choices").at(0).at("logprobs").at("text_offset"), json::array({2}));
-  EXPECT_EQ(all[1].at("choices").at(0).at("token_ids"), json::array({'r'}));
+  EXPECT_EQ(all[0].at("choices").at(0).at("prompt_token_ids"), json::array({112, 113}));
+  EXPECT_EQ(all[1].at("choices").at(0).at("logprobs").at("text_offset"), json::array{json::value(2)});
+  EXPECT_EQ(all[1].at("choices").at(0).at("token_ids"), json::array{json::value(114)});
   EXPECT_TRUE(all[1].at("usage").is_null());
   ChoiceUpdate last{.finish = "stop", .stop_id = 7};
   const json::value end = events(format->update(last, scored_)).at(0);
@@ -106,7 +106,7 @@ TEST_F(ReplyTest, PromptLogprobsHaveVllmsShape) {
   // The prompt's own token among the most likely ones stands there once.
   EXPECT_EQ(
       json_prompt_logprobs(tokenizer_, {token('q', -0.5f, 1, {{'q', -0.5f}, {'z', -1}})}),
-      R"([null,{"113":{"logprob":-0.5,"rank":1,"decoded_token":"q"},"122":{"logprob":-1,"rank":2,"decoded_token":"z"}}])");
+      R"([null,{"113":{"logprob":-0.5,"rank":1,"decoded_token":"q"},"122":{"logprob":-1.0,"rank":2,"decoded_token":"z"}}])");
 }
 
 TEST_F(ReplyTest, TokensAsIds) {
@@ -114,9 +114,10 @@ TEST_F(ReplyTest, TokensAsIds) {
   o.logprobs = o.tokens_as_token_ids = true;
   const ChoiceUpdate choice{
       .text = "r", .tokens = {token('r', -0.5f, 1, {{'r', -0.5f}})}, .finish = "length"};
-  const json::value completion =
-      json::parse(make_completion_format(o, tokenizer_)->whole({choice}, {{}}, {2, 1, 0}));
-  EXPECT_EQ(completion.at("choices").at(0).at("logprobs").at("tokens"), json::array({"token_id:114"}));
+  const json::value completion = json::parse(
+      make_completion_format(o, tokenizer_)->whole({choice}, std::vector<PromptTokens>(1), {2, 1, 0}));
+  EXPECT_EQ(completion.at("choices").at(0).at("logprobs").at("tokens"),
+            json::array{json::value("token_id:114")});
   EXPECT_TRUE(completion.at("choices")
                   .at(0)
                   .at("logprobs")
@@ -124,10 +125,11 @@ TEST_F(ReplyTest, TokensAsIds) {
                   .at(0)
                   .as_object()
                   .contains("token_id:114"));
-  const json::value chat = json::parse(make_chat_format(o, tokenizer_)->whole({choice}, {{}}, {2, 1, 0}));
+  const json::value chat =
+      json::parse(make_chat_format(o, tokenizer_)->whole({choice}, std::vector<PromptTokens>(1), {2, 1, 0}));
   const json::value& content = chat.at("choices").at(0).at("logprobs").at("content").at(0);
   EXPECT_EQ(content.at("token"), "token_id:114");
-  EXPECT_EQ(content.at("bytes"), json::array({114}));
+  EXPECT_EQ(content.at("bytes"), json::array{json::value(114)});
 }
 
 TEST_F(ReplyTest, ChatStreamsIdsEchoAndUsage) {
@@ -137,18 +139,19 @@ TEST_F(ReplyTest, ChatStreamsIdsEchoAndUsage) {
   const auto format = make_chat_format(o, tokenizer_);
   const auto opening = events(format->opening());
   ASSERT_EQ(opening.size(), 2u);
-  EXPECT_EQ(opening[0].at("prompt_token_ids"), json::array({'p', 'q'}));
+  EXPECT_EQ(opening[0].at("prompt_token_ids"), json::array({112, 113}));
   EXPECT_EQ(opening[1].at("choices").at(0).at("delta").at("content"), "before ");
   ChoiceUpdate update{
-      .text = "r", .ids = {'r', kFakeEnd}, .finish = "stop", .stop_text = "x", .usage = {2, 2, 0}};
+      .text = "r", .ids = {'r', kFakeEnd}, .finish = "stop", .stop_text = "x", .usage = Usage{2, 2, 0}};
   const auto all = events(format->update(update, {}));
   ASSERT_EQ(all.size(), 2u);
-  EXPECT_EQ(all[0].at("choices").at(0).at("token_ids"), json::array({'r', kFakeEnd}));
+  EXPECT_EQ(all[0].at("choices").at(0).at("token_ids"), json::array({114, kFakeEnd}));
   EXPECT_EQ(all[0].at("usage").at("total_tokens"), 4);
   EXPECT_EQ(all[1].at("choices").at(0).at("stop_reason"), "x");
-  const json::value whole = json::parse(format->whole({update}, {{}}, {2, 2, 0}));
+  const json::value whole =
+      json::parse(format->whole({update}, std::vector<PromptTokens>(1), Usage{2, 2, 0}));
   EXPECT_EQ(whole.at("choices").at(0).at("message").at("content"), "before r");
-  EXPECT_EQ(whole.at("prompt_token_ids"), json::array({'p', 'q'}));
+  EXPECT_EQ(whole.at("prompt_token_ids"), json::array({112, 113}));
 }
 
 }  // namespace
