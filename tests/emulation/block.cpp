@@ -245,6 +245,7 @@ void Block::exit_thread() {
   Thread& self = *current_;
   Warp& w = warp();
   self.state = State::kExited;
+  grid_.late.take(self.late);
   --live_;
   w.live &= ~(1u << (self.rank % 32));
   if (at_barrier_)

@@ -26,6 +26,22 @@ struct AsyncCopies {
   std::vector<size_t> group_ends;
 };
 
+// Stores that other blocks do not see yet.
+class LateStores {
+ public:
+  void add(void* to, const void* value, size_t size);
+  void write();
+  void take(LateStores& other);
+
+ private:
+  struct Store {
+    void* to;
+    size_t at, bytes;
+  };
+  std::vector<Store> stores_;
+  std::vector<unsigned char> bytes_;
+};
+
 struct Thread : Coordinates {
   int rank = 0;  // in the block
   State state = State::kReady;
@@ -33,6 +49,7 @@ struct Thread : Coordinates {
   const char* waits_in = "";  // what for
   uint32_t mask = 0;          // of the collective it waits in
   AsyncCopies async;
+  LateStores late;
 };
 
 // A collective that some lanes have come to.
@@ -53,6 +70,7 @@ struct GridState {
   KernelLaunch launch;
   Random random;
   bool dependency_done = true;
+  LateStores late;  // of threads that have exited
 };
 
 // Runs on the thread that calls run(); the threads of the block on fibers of their own.

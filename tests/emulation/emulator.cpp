@@ -130,6 +130,35 @@ void wait_async(int pending) {
   block().wait_async(static_cast<size_t>(pending));
 }
 
+void store_late(void* to, const void* value, size_t bytes) {
+  block().thread().late.add(to, value, bytes);
+}
+
+void fence() {
+  block().thread().late.write();
+  block().pause();
+}
+
+void LateStores::add(void* to, const void* value, size_t size) {
+  fill_poison(to, size);
+  stores_.push_back({to, bytes_.size(), size});
+  const auto* from = static_cast<const unsigned char*>(value);
+  bytes_.insert(bytes_.end(), from, from + size);
+}
+
+void LateStores::write() {
+  for (const Store& s : stores_) std::memcpy(s.to, bytes_.data() + s.at, s.bytes);
+  stores_.clear();
+  bytes_.clear();
+}
+
+void LateStores::take(LateStores& other) {
+  for (const Store& s : other.stores_) stores_.push_back({s.to, bytes_.size() + s.at, s.bytes});
+  bytes_.insert(bytes_.end(), other.bytes_.begin(), other.bytes_.end());
+  other.stores_.clear();
+  other.bytes_.clear();
+}
+
 void grid_dependency_wait() {
   block().wait_for_grid();
 }
@@ -178,12 +207,14 @@ void Grid::run() {
   state_.dependency_done = true;
   for (auto& block : suspended_) block->run();
   suspended_.clear();
-  if (next_ == order_.size()) return;
-  Block block(state_);
-  for (; next_ < order_.size(); ++next_) {
-    block.begin(index(next_));
-    block.run();
+  if (next_ < order_.size()) {
+    Block block(state_);
+    for (; next_ < order_.size(); ++next_) {
+      block.begin(index(next_));
+      block.run();
+    }
   }
+  state_.late.write();
 }
 
 }  // namespace deepinfer::emulation

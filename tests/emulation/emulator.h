@@ -92,6 +92,10 @@ void copy_async(void* shared, const void* source, bool copy, Site site);
 void commit_async();
 void wait_async(int pending);
 
+// Poison at once, the value itself in fence() of the same thread or when the grid has ended.
+void store_late(void* to, const void* value, size_t bytes);
+void fence();
+
 void grid_dependency_wait();
 // Another thread may run now.
 void pause();

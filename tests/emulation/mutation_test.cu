@@ -5,6 +5,7 @@
 
 #include <numeric>
 
+#include "backend/cuda/arrive.cuh"
 #include "backend/cuda/launch.h"
 #include "backend/cuda/ptx.h"
 #include "emulation/device_array.h"
@@ -289,6 +290,52 @@ TEST_F(Mutation, NextLaunchAfterAFailureIsRight) {
     EXPECT_NE(failure({.grid = dim3(1), .block = dim3(64)}, skipped_barrier, out.data()), "");
     launch({.grid = dim3(1), .block = dim3(64)}, rounds<false>, out.data());
     EXPECT_EQ(out.read(), std::vector<int>(64, 6));
+  }
+}
+
+enum class JoinFault { kNone, kNoFence, kCounterStays };
+
+// The block that comes last adds up what all of them stored.
+template <JoinFault kFault>
+__global__ void sum_of_grid(const float* in, float* parts, int32_t* counter, float* out) {
+  const auto block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
+  if (threadIdx.x == 0) store_for_others(parts + block, in[block]);
+  bool last = false;
+  if constexpr (kFault == JoinFault::kNone) {
+    last = arrive_last<64>(counter, 1, blocks);
+  } else {
+    if (kFault != JoinFault::kNoFence) threadfence();
+    sync_threads();
+    if (threadIdx.x == 0) last = atomic_add(counter, 1) == blocks - 1;
+    if (last && kFault != JoinFault::kCounterStays) *counter = 0;
+    last = sync_threads_or(last);
+  }
+  if (!last || threadIdx.x != 0) return;
+  float sum = 0;
+  for (int i = 0; i < blocks; ++i) sum += parts[i];
+  *out += sum;
+}
+
+TEST_F(Mutation, MissingFenceOrCounterThatIsNotReset) {
+  for (uint64_t seed = 1; seed <= 8; ++seed) {
+    emulation::set_seed(seed);
+    const DeviceArray<float> in({1, 2, 4, 8, 16}), out(1);
+    const DeviceArray<int32_t> counter(1);
+    // The sum of all launches: 31 each.
+    const auto sum_of = [&](auto kernel, int launches) {
+      const DeviceArray<float> parts(5);
+      DI_CUDA_CHECK(cudaMemset(counter.data(), 0, sizeof(int32_t)));
+      DI_CUDA_CHECK(cudaMemset(out.data(), 0, sizeof(float)));
+      for (int i = 0; i < launches; ++i)
+        launch({.grid = dim3(5), .block = dim3(64)}, kernel, in.data(), parts.data(), counter.data(),
+               out.data());
+      return out.read()[0];
+    };
+    EXPECT_EQ(sum_of(sum_of_grid<JoinFault::kNone>, 3), 93) << "seed " << seed;
+    EXPECT_EQ(counter.read()[0], 0) << "seed " << seed;
+    EXPECT_TRUE(std::isnan(sum_of(sum_of_grid<JoinFault::kNoFence>, 1))) << "seed " << seed;
+    EXPECT_EQ(sum_of(sum_of_grid<JoinFault::kCounterStays>, 1), 31) << "seed " << seed;
+    EXPECT_EQ(sum_of(sum_of_grid<JoinFault::kCounterStays>, 3), 31) << "seed " << seed;
   }
 }
 

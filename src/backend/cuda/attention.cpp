@@ -16,7 +16,7 @@ namespace deepinfer::cuda {
 namespace {
 
 constexpr size_t kPartBytes = size_t{32} << 20;  // of results that wait to be joined
-constexpr int kMaxSplits = 128;
+constexpr int kMaxSplits = 64;
 constexpr float kLog2E = 1.44269504088896f;
 
 size_t aligned(size_t bytes) {
@@ -56,31 +56,40 @@ struct Launch {
   size_t shared_bytes = 0;
   int64_t most_resident = 0;  // blocks of a multiprocessor, whatever its shared memory
   int64_t keys = 0;           // at most, of a tile of rows
+  int64_t lines = 0;          // at most, of a warp: query heads of tokens
 };
 
 // Blocks that share a tile's keys, when they may be cut anywhere: the number with which the card is done
 // first, if a block needs as long as it has steps of keys, and some more to begin with and to write its
-// part. Few rows are as long as a graph's bound: beyond kUsualKeys it says nothing about them.
+// part; then the last one joins the parts, which takes a warp a step's time for every kJoined values. Few
+// rows are as long as a graph's bound: beyond kUsualKeys it says nothing about them.
 int choose_splits(const Gpu& gpu, const PagedAttention& a, const Launch& l) {
+  if (l.blocks > kTileCounters) return 1;
   constexpr size_t kReserved = 1 << 10;  // of each block, by the system
   const auto fit =
       static_cast<int64_t>((gpu.facts().shared_per_block + kReserved) / (l.shared_bytes + kReserved));
   const int64_t slots = gpu.facts().multiprocessors * std::clamp<int64_t>(fit, 1, l.most_resident);
-  constexpr int64_t kUsualKeys = 8192, kStart = 4, kJoin = 4;
+  constexpr int64_t kUsualKeys = 8192, kStart = 4, kJoin = 2, kJoined = 4096;
   const int64_t steps = (std::min(l.keys, kUsualKeys) + kKeysAtOnce - 1) / kKeysAtOnce;
   int best = 1;
   int64_t best_cost = (l.blocks + slots - 1) / slots * (steps + kStart);
   for (int splits = 2; splits <= std::min<int64_t>(kMaxSplits, steps / 2); ++splits) {
     if (part_bytes(a, l.tokens, splits) > kPartBytes) break;
     const int64_t waves = (l.blocks * splits + slots - 1) / slots;
-    const int64_t cost = waves * ((steps + splits - 1) / splits + kStart) + kJoin;
+    const int64_t join = kJoin + splits * l.lines * a.dim_v / kJoined;
+    const int64_t cost = waves * ((steps + splits - 1) / splits + kStart) + join;
     if (cost < best_cost) best = splits, best_cost = cost;
   }
   return best;
 }
 
+int64_t decode_tiles(const PagedAttention& a) {
+  return int64_t{a.batch->decode_rows} * a.kv_heads * ((a.heads / a.kv_heads + 15) / 16);
+}
+
 // All fixed stretches that a row may have, or 1: then a block takes all of them.
 int fixed_splits(const PagedAttention& a) {
+  if (decode_tiles(a) > kTileCounters) return 1;
   const int32_t last = std::max(a.batch->max_context, 1) - 1;
   int splits = cut_of(last) + 1;
   // A window may lie across one more stretch than it fills.
@@ -96,13 +105,13 @@ int64_t most_keys(const PagedAttention& a, int64_t tokens) {
 int decode_splits(const Gpu& gpu, const PagedAttention& a) {
   if (a.batch->decode_rows == 0) return 1;
   if (gpu.options().deterministic) return fixed_splits(a);
-  const int group = a.heads / a.kv_heads;
   return choose_splits(gpu, a,
                        {.tokens = a.batch->decode_rows,
-                        .blocks = int64_t{a.batch->decode_rows} * a.kv_heads * ((group + 15) / 16),
+                        .blocks = decode_tiles(a),
                         .shared_bytes = decode_shared_bytes(padded_dim(a)),
                         .most_resident = 8,
-                        .keys = most_keys(a, 1)});
+                        .keys = most_keys(a, 1),
+                        .lines = std::min(a.heads / a.kv_heads, 16)});
 }
 
 // In deterministic mode a block takes a tile's stretches one after another.
@@ -114,7 +123,8 @@ int prefill_splits(const Gpu& gpu, const PagedAttention& a) {
                         .blocks = a.kv_heads * prefill_tiles(tokens, rows, a.heads / a.kv_heads),
                         .shared_bytes = prefill_shared_bytes(padded_dim(a)),
                         .most_resident = 2,
-                        .keys = most_keys(a, std::max(a.batch->max_query, 1))});
+                        .keys = most_keys(a, std::max(a.batch->max_query, 1)),
+                        .lines = 16});
 }
 
 size_t state_bytes(const Gpu& gpu, int64_t tokens, int64_t width) {
@@ -163,6 +173,7 @@ void attention_plain(Gpu& gpu, const PagedAttention& a, void* scratch, Attention
   if (a.tokens == 0) return;
   AttendArgs args = make_args(a);
   args.fixed = gpu.options().deterministic;
+  args.arrived = gpu.parts().arrived();
   auto* const state = static_cast<std::byte*>(scratch);
   args.state = reinterpret_cast<float*>(state);
   std::byte* const parts = state + state_bytes(gpu, a.tokens, int64_t{a.heads} * a.dim_v);
@@ -181,7 +192,6 @@ void attention_plain(Gpu& gpu, const PagedAttention& a, void* scratch, Attention
   }
   if (rows.prefill && a.rows > decode_rows) {
     args.first_row = decode_rows, args.last_row = a.rows;
-    args.all_parts = true;
     split(a.tokens - decode_rows, prefill_splits(gpu, a));
     launch_prefill(shape, args, a.tokens - decode_rows, stream_of(gpu), gpu.pdl);
   }

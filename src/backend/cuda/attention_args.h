@@ -22,8 +22,7 @@ struct AttendArgs {
   float out_scale = 1;
   // Stretches of keys that one block takes begin where cut_begin() says, whatever the row's length is.
   bool fixed = false;
-  int32_t splits = 1;      // blocks that share the keys of a tile of rows
-  bool all_parts = false;  // each of them writes a result, even if it has no keys
+  int32_t splits = 1;  // at most: blocks that share the keys of a tile of rows
 
   const void* q = nullptr;  // [T, heads, dim_k]
   void* out = nullptr;      // [T, heads, dim_v]
@@ -34,9 +33,10 @@ struct AttendArgs {
   const int32_t* position = nullptr;
   const int32_t* row_blocks = nullptr;
 
-  float* parts = nullptr;     // [tokens of the launch, heads, splits, dim_v] before the division
-  float* part_sum = nullptr;  // [.., 2] their maximum and sum
-  float* state = nullptr;     // [T, heads, dim_v] of fixed stretches that a warp joins itself
+  float* parts = nullptr;      // [tokens of the launch, heads, splits, dim_v] before the division
+  float* part_sum = nullptr;   // [.., 2] their maximum and sum
+  int32_t* arrived = nullptr;  // of every tile of rows: blocks that have written their parts; zeros between
+  float* state = nullptr;      // [T, heads, dim_v] of fixed stretches that a warp joins itself
 };
 
 // Keys that are taken together: the order of sums depends on it, so it is the same for all kernels.
@@ -87,8 +87,5 @@ inline int64_t prefill_tiles(int64_t tokens, int64_t rows, int64_t group) {
 }
 void launch_prefill(const AttendShape& shape, const AttendArgs& args, int64_t tokens, cudaStream_t stream,
                     bool pdl);
-
-// Where args.splits is more than one: args.parts to args.out.
-void launch_join(DType activation, const AttendArgs& args, int64_t tokens, cudaStream_t stream, bool pdl);
 
 }  // namespace deepinfer::cuda

@@ -1,8 +1,10 @@
 // Attention of rows with one token. A block is one warp: 16 query heads of a KV head against one stretch of
 // the row's keys, so that K and V are read once for the heads that share them, and blocks fit in wherever a
-// multiprocessor has shared memory. Grid: [stretches, KV heads x tiles of 16 heads, rows].
+// multiprocessor has shared memory; the one that comes last joins the stretches. Grid: [stretches, KV heads x
+// tiles of 16 heads, rows].
 #include <algorithm>
 
+#include "backend/cuda/attention_join.cuh"
 #include "backend/cuda/attention_keys.cuh"
 #include "backend/cuda/attention_tile.cuh"
 #include "backend/cuda/launch.h"
@@ -23,17 +25,21 @@ __global__ void __launch_bounds__(kWarp) decode_kernel(const AttendArgs args) {
   const int kv_head = static_cast<int>(blockIdx.y) / tiles;
   const int token = args.row_start[row], position = args.position[token];
   const int first = first_key(position, args.window), end = position + 1;
-  const Stretch stretch = stretch_of(args, first, end, static_cast<int>(blockIdx.x));
-  // A row of padding has no keys; its zeros are written by whoever writes its result.
-  if (args.splits > 1 && stretch.begin >= stretch.end) return;
+  // A row of padding has no keys and one part, of zeros.
+  const int parts = stretches_of(args, first, end), part = static_cast<int>(blockIdx.x);
+  if (part >= parts) return;
+  const Stretch stretch = stretch_of(args, first, end, part);
 
+  const int first_of_group = static_cast<int>(blockIdx.y) % tiles * kRowsOfWarp;
+  const auto row_of = [&](int line) -> QueryRow {
+    return {token, kv_head * args.group + first_of_group + line, position, first};
+  };
+  const int lines = minimum(args.group - first_of_group, kRowsOfWarp);
   QueryRow rows[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const int in_group =
-        static_cast<int>(blockIdx.y) % tiles * kRowsOfWarp + static_cast<int>(threadIdx.x) / 4 + 8 * r;
-    if (in_group >= args.group) continue;
-    rows[r] = {token, kv_head * args.group + in_group, position, first};
+    const int line = static_cast<int>(threadIdx.x) / 4 + 8 * r;
+    if (line < lines) rows[r] = row_of(line);
   }
   Running<D> run;
   run.clear();
@@ -53,10 +59,15 @@ __global__ void __launch_bounds__(kWarp) decode_kernel(const AttendArgs args) {
     });
   }
   folded.join_with(args, rows, run);
-  if (args.splits > 1)
-    write_part<D>(args, rows, blockIdx.x, run);
-  else
+  if (parts == 1) {
     write_rows<T, D>(args, rows, run);
+    return;
+  }
+  write_part<D>(args, rows, part, run);
+  int32_t* const arrived = args.arrived + int64_t{blockIdx.z} * gridDim.y + blockIdx.y;
+  if (!arrive_last<kWarp>(arrived, 1, parts)) return;
+  static_assert(DecodeStages<T, D, kFp8>::kSharedBytes >= 2 * kWarp * D * sizeof(float));
+  join_parts<T, D, kWarp>(args, lines, parts, reinterpret_cast<float*>(shared), row_of);
 }
 
 template <class T, int D, bool kFp8>
@@ -105,7 +116,6 @@ void launch_decode(const AttendShape& shape, const AttendArgs& args, cudaStream_
       launch_type<__nv_bfloat16>(shape, part, stream, pdl);
     else
       launch_type<__half>(shape, part, stream, pdl);
-    if (part.splits > 1) launch_join(shape.activation, part, part.last_row - part.first_row, stream, pdl);
   }
 }
 

@@ -1,7 +1,8 @@
 // Attention of rows with several tokens. A block of four warps takes 64 query rows (tokens x query heads of
 // one KV head, heads next to each other) and walks over the keys that they need; each warp holds 16 of the
-// rows. Grid: [tiles of all rows, at least as many as there are; KV heads]. The last tiles of a row, which
-// have the most keys, come first.
+// rows. Grid: [tiles of all rows, at least as many as there are; KV heads; stretches of the keys]. The last
+// tiles of a row, which have the most keys, come first.
+#include "backend/cuda/attention_join.cuh"
 #include "backend/cuda/attention_keys.cuh"
 #include "backend/cuda/attention_tile.cuh"
 #include "backend/cuda/launch.h"
@@ -76,8 +77,10 @@ __global__ void __launch_bounds__(kThreads, D <= 64    ? 3
   range.blocks = args.row_blocks + int64_t{tile.row} * args.max_blocks;
   const int warp_line = tile.first_line + warp * kRowsOfWarp;
   KeyRange mine = range_of(warp_line, kRowsOfWarp);
-  if (args.splits > 1) {
-    const Stretch stretch = stretch_of(args, range.first, range.end, static_cast<int>(blockIdx.z));
+  const int parts = stretches_of(args, range.first, range.end), part = static_cast<int>(blockIdx.z);
+  if (part >= parts) return;
+  if (parts > 1) {
+    const Stretch stretch = stretch_of(args, range.first, range.end, part);
     range.first = stretch.begin, range.end = stretch.end;
     mine.first = maximum(mine.first, stretch.begin), mine.end = minimum(mine.end, stretch.end);
   }
@@ -119,10 +122,22 @@ __global__ void __launch_bounds__(kThreads, D <= 64    ? 3
     });
   }
   folded.join_with(args, rows, run);
-  if (args.splits > 1)
-    write_part<D>(args, rows, blockIdx.z, run);
-  else
+  if (parts == 1) {
     write_rows<T, D>(args, rows, run);
+    return;
+  }
+  write_part<D>(args, rows, part, run);
+  int32_t* const arrived = args.arrived + int64_t{blockIdx.y} * gridDim.x + blockIdx.x;
+  if (!arrive_last<kThreads>(arrived, 1, parts)) return;
+  constexpr int kAtOnce = kStageKeys<D> / 4;
+  static_assert(Stages::kSharedBytes >= kThreads / kWarp * 2 * kAtOnce * D * sizeof(float));
+  const int lines = maximum(minimum(tile.lines - warp_line, kRowsOfWarp), 0);
+  join_parts<T, D, kAtOnce>(args, lines, parts, reinterpret_cast<float*>(shared) + warp * 2 * kAtOnce * D,
+                            [&](int line) -> QueryRow {
+                              const int at = warp_line + line;
+                              return {tile.first_token + at / args.group,
+                                      kv_head * args.group + at % args.group};
+                            });
 }
 
 template <class T, int D, bool kFp8>
@@ -172,7 +187,6 @@ void launch_prefill(const AttendShape& shape, const AttendArgs& args, int64_t to
     launch_type<__nv_bfloat16>(shape, args, tiles, stream, pdl);
   else
     launch_type<__half>(shape, args, tiles, stream, pdl);
-  if (args.splits > 1) launch_join(shape.activation, args, tokens, stream, pdl);
 }
 
 }  // namespace deepinfer::cuda

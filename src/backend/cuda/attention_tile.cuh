@@ -235,12 +235,22 @@ __device__ inline Stretch stretch_of(const AttendArgs& args, int first, int end,
   return {maximum(first, begin + i * keys), minimum(end, begin + (i + 1) * keys)};
 }
 
+// Stretches that have keys, at least 1: their results wait for each other to be joined where they are more.
+__device__ inline int stretches_of(const AttendArgs& args, int first, int end) {
+  if (args.splits == 1 || end <= first) return 1;
+  if (args.fixed) return cut_of(end - 1) - cut_of(first) + 1;
+  const int begin = first & ~(kKeysAtOnce - 1);
+  const int tiles = (end - begin + kKeysAtOnce - 1) / kKeysAtOnce;
+  const int tiles_each = (tiles + args.splits - 1) / args.splits;
+  return (tiles + tiles_each - 1) / tiles_each;
+}
+
 // Rows before the launch's first one have one token each.
 __device__ inline int64_t part_index(const AttendArgs& args, int token, int head, int split) {
   return (int64_t{token - args.first_row} * args.heads + head) * args.splits + split;
 }
 
-// A stretch's result for the kernel that joins them.
+// A stretch's result for the block that joins them.
 template <int D>
 __device__ inline void write_part(const AttendArgs& args, const QueryRow (&rows)[2], int split,
                                   const Running<D>& run) {
@@ -249,12 +259,12 @@ __device__ inline void write_part(const AttendArgs& args, const QueryRow (&rows)
   for (int r = 0; r < 2; ++r) {
     if (rows[r].token < 0) continue;
     const int64_t index = part_index(args, rows[r].token, rows[r].head, split);
-    if (t == 0) *reinterpret_cast<float2*>(args.part_sum + 2 * index) = {run.top[r], run.sum[r]};
+    if (t == 0) store_for_others(args.part_sum + 2 * index, float2{run.top[r], run.sum[r]});
     float* const to = args.parts + index * args.dim_v + 2 * t;
 #pragma unroll
     for (int n = 0; n < D / 8; ++n) {
       if (8 * n >= args.dim_v) break;
-      *reinterpret_cast<float2*>(to + 8 * n) = {run.o[n][2 * r], run.o[n][2 * r + 1]};
+      store_for_others(to + 8 * n, float2{run.o[n][2 * r], run.o[n][2 * r + 1]});
     }
   }
 }

@@ -131,6 +131,9 @@ Result<std::unique_ptr<Gpu>> Gpu::open(const GpuOptions& options) {
         f.index, f.name, cudaGetErrorString(code), cudaGetErrorName(code));
   }
   gpu->parts_->events = std::make_shared<EventPool>();
+  constexpr size_t kCounterBytes = kTileCounters * sizeof(int32_t);
+  DI_ASSIGN(gpu->parts_->counters, gpu->allocate(kCounterBytes));
+  gpu->fill(gpu->parts_->counters.data(), 0, kCounterBytes);
   // Kernels wait for the one in front of them only where they were compiled for 9.0 or later: code that the
   // driver makes from the older PTX does not.
   gpu->fast.pdl = f.capability >= 90 && code_architecture() >= 90;

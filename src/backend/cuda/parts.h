@@ -16,6 +16,9 @@ class Cublaslt;       // cublaslt.h: the library, its workspace, the algorithms 
 class FastAttention;  // fast/fast_attention.h
 class Staging;        // staging.h
 
+// What a launch may count: tiles of attention's rows, heads of a product of q, k and v.
+inline constexpr int64_t kTileCounters = int64_t{1} << 18;
+
 struct Gpu::Parts {
   Parts() = default;
   Parts(const Parts&) = delete;
@@ -27,6 +30,10 @@ struct Gpu::Parts {
   std::shared_ptr<Cublaslt> cublaslt;             // null: the library is not there, own kernels serve
   std::shared_ptr<FastAttention> fast_attention;  // null: not prepared, own kernels serve
   std::shared_ptr<Staging> staging;               // while weights are loaded; release_staging() ends it
+
+  // Counters for arrive_last() (arrive.cuh), made by open(). A kernel finds zeros and leaves zeros.
+  int32_t* arrived() const { return reinterpret_cast<int32_t*>(counters.data()); }
+  Buffer counters;  // [kTileCounters]
 };
 
 inline cudaStream_t stream_of(const Gpu& gpu) {

@@ -63,10 +63,21 @@ __device__ inline uint2 load_64_early(const void* p) {
 #endif
 }
 
+// A value that another block of this launch reads. It finds it after this thread's threadfence() and an
+// atomic that follows; the emulation keeps it back until then.
+template <class T>
+__device__ inline void store_for_others(void* p, const T& value) {
+#ifdef DEEPINFER_EMULATION
+  emulation::store_late(p, &value, sizeof(T));
+#else
+  *static_cast<T*>(p) = value;
+#endif
+}
+
 // What this thread wrote before is seen by every thread of the device before what it writes after.
 __device__ inline void threadfence() {
 #ifdef DEEPINFER_EMULATION
-  emulation::pause();
+  emulation::fence();
 #else
   __threadfence();
 #endif

@@ -3,7 +3,6 @@
 set(DI_CUDA_SOURCES
     attention.cpp
     attention_decode.cu
-    attention_join.cu
     attention_prefill.cu
     begin_step.cu
     copy_blocks.cu
