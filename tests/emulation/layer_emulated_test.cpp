@@ -88,6 +88,7 @@ struct QkvCase {
   bool interleaved = false, q_norm = false, k_norm = false, bias = false;
   int64_t product_bytes = int64_t{64} << 20;
   DType weight = DType::kBF16;
+  int chunk = 30;  // tokens of the last row; three more stand before it
 };
 void PrintTo(const QkvCase& c, std::ostream* out) {
   *out << c.name;
@@ -102,7 +103,7 @@ struct QkvWorld {
       : c(shape),
         m(c.activation),
         random(17),
-        batch({row_of(20, 1, {3, 9}), row_of(0, 1, {}), row_of(0, 1, {4}), row_of(13, 30, {1, 7, 5})}) {
+        batch({row_of(20, 1, {3, 9}), row_of(0, 1, {}), row_of(0, 1, {4}), row_of(13, c.chunk, {1, 7, 5})}) {
     if (c.block_size > 16) {
       batch.tables[0] = {3, -1, -1, -1, -1, -1, 4, -1, -1, 1, 7, -1};
       batch.views[0].ids = batch.tables[0];
@@ -208,7 +209,8 @@ TEST_P(CudaQkv, FinishesItsProduct) {
     p.rope = f32(table, {tokens, c.rotary});
     ops::rope(w.m.context, {&w.batch.step, f32(inv_freq, {c.rotary / 2}), 1.0f, p.rope});
   }
-  cuda::qkv_in_groups(w.m.context, p, c.product_bytes);
+  // What a launch counts is gone before the next one.
+  for (int i = 0; i < 2; ++i) cuda::qkv_in_groups(w.m.context, p, c.product_bytes);
   cuda::linear(w.m.context, {.weight = &w.weight,
                              .x = p.hidden,
                              .norm = &p.norm,
@@ -275,6 +277,33 @@ INSTANTIATE_TEST_SUITE_P(
                 .rotary = 256,
                 .q_norm = true},
         QkvCase{.name = "quantized", .weight = DType::kQ4_1},
+        QkvCase{.name = "odd_rotary", .rotary = 20, .q_norm = true, .bias = true},
+        QkvCase{.name = "odd_rotary_interleaved", .rotary = 20, .interleaved = true, .k_norm = true},
+        QkvCase{.name = "four_tokens", .q_norm = true, .k_norm = true, .bias = true, .chunk = 1},
+        QkvCase{.name = "four_tokens_dims_differ",
+                .heads = 3,
+                .kv_heads = 1,
+                .dim_k = 40,
+                .dim_v = 72,
+                .fp8 = true,
+                .rotary = 40,
+                .bias = true,
+                .chunk = 1},
+        QkvCase{.name = "six_tokens_many_heads",
+                .heads = 20,
+                .kv_heads = 5,
+                .activation = DType::kF16,
+                .interleaved = true,
+                .chunk = 3},
+        QkvCase{.name = "sixteen_tokens_dims_differ",
+                .heads = 5,
+                .kv_heads = 5,
+                .dim_k = 24,
+                .dim_v = 16,
+                .rotary = 6,
+                .k_norm = true,
+                .chunk = 13},
+        QkvCase{.name = "quantized_few", .bias = true, .weight = DType::kQ8_0, .chunk = 2},
         QkvCase{.name = "groups_of_tokens", .rotary = 32, .product_bytes = 7 * 512 * 4},
         QkvCase{.name = "token_by_token", .product_bytes = 1}),
     [](const auto& i) { return i.param.name; });

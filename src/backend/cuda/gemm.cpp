@@ -82,6 +82,10 @@ Product product_of(const Context& context, const LinearCall& call) {
            info(call.x.dtype).name);
   DI_CHECK(call.x_row == nullptr || call.norm != nullptr, "linear: chosen rows without a norm");
   DI_CHECK(!gated || call.scale == 1.0f, "linear: a scale of gated outputs");
+  DI_CHECK(
+      call.finish == nullptr || (p.sink.f32 && call.epilogue == Epilogue::kStore &&
+                                 call.finish->product == p.sink.out && call.finish->rows == p.sink.stride),
+      "linear: finished heads of another product");
   return p;
 }
 
@@ -117,6 +121,8 @@ Product tokens_of(const Product& p, int64_t first, int64_t count) {
   part.tokens = count;
   part.x = static_cast<const std::byte*>(p.x) + first * p.x_stride * 2;
   part.sink.out = static_cast<std::byte*>(p.sink.out) + first * p.sink.stride * (p.sink.f32 ? 4 : 2);
+  part.finish.product += first * part.finish.rows;
+  part.finish.first_token += static_cast<int>(first);
   return part;
 }
 
@@ -203,8 +209,11 @@ void linear(Context& context, const LinearCall& call) {
   const bool by_skinny = few && gpu.fast.skinny;
   if (!by_skinny) {
     prepare_x(context, call, p);
-    return quantized ? expanded_product(context, p) : dense_product(context, p);
+    quantized ? expanded_product(context, p) : dense_product(context, p);
+    if (call.finish != nullptr) finish_qkv(gpu, context.activation, *call.finish, p.tokens);
+    return;
   }
+  if (call.finish != nullptr) p.finish = *call.finish;
   if (can_fuse_norm(context, call, p)) {
     p.norm = call.norm->weight.as<float>();
     p.eps = call.norm->eps;

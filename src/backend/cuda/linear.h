@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "backend/cuda/qkv_finish.h"
 #include "ops/params.h"
 #include "tensor/context.h"
 
@@ -30,6 +31,8 @@ struct LinearCall {
   float scale = 1.0f;
   Tensor bias;  // [N] F32 in the order of the weight's parts, or none
   Tensor out;   // [T, N] A or F32
+  // What is made of a kStore into F32, or null. `out` is its product, scratch in between.
+  const QkvFinish* finish = nullptr;
 };
 
 // Takes what it needs from context.scratch and gives it back.

@@ -43,6 +43,8 @@ struct Product {
   const float* norm = nullptr;
   float eps = 0;
   const int32_t* x_row = nullptr;
+  // Skinny only, of a sink of F32: the block that completes a head finishes it. With no counters: nothing.
+  QkvFinish finish;
 };
 
 // Warps that share a row tile in the skinny kernel; sums that the tile kernel adds up.

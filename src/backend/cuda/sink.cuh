@@ -26,7 +26,7 @@ __device__ inline void put(const Sink& s, int64_t token, int64_t row, float sum)
   if (s.kind == Epilogue::kAdd)
     static_cast<float*>(s.out)[at] += v;
   else if (s.f32)
-    static_cast<float*>(s.out)[at] = v;
+    store_for_others(static_cast<float*>(s.out) + at, v);
   else
     static_cast<A*>(s.out)[at] = from_float<A>(v);
 }

@@ -7,9 +7,14 @@
 //
 // Launch: grid = row tiles / kRT (fewer with kNorm: blocks then walk over tiles, as each has to normalize x),
 // block = 32 * sections.
+//
+// Of the product of q, k and v, the block that brings the last rows of a head finishes that head for all
+// tokens (qkv_finish.cuh): no kernel of its own stands between the product and attention.
 #pragma once
 
+#include "backend/cuda/arrive.cuh"
 #include "backend/cuda/launch.h"
+#include "backend/cuda/qkv_finish.cuh"
 #include "backend/cuda/sink.cuh"
 
 namespace deepinfer::cuda::skinny {
@@ -296,6 +301,25 @@ __device__ inline void finish(const Product& p, int tile, const float (&sum)[kRT
   sync_threads();  // the next tile's sums come to the same place
 }
 
+// Rows [begin, end) of the product of q, k and v are stored. Every thread of the block calls.
+template <class A>
+__device__ inline void finish_heads(const QkvFinish& f, int begin, int end, int tokens) {
+  const int heads = f.heads + f.kv_heads, v_begin = heads * f.dim_k;
+  const int chunk = static_cast<int>(threadIdx.x) & ((1 << f.lanes_shift) - 1);
+  for (int row = begin; row < end;) {
+    const bool is_v = row >= v_begin;
+    const int dim = is_v ? f.dim_v : f.dim_k, at = is_v ? row - v_begin : row;
+    const int head = at / dim + (is_v ? heads : 0), left = minimum(dim - at % dim, end - row);
+    row += left;
+    if (!arrive_last<32 * kMostWarps>(f.arrived + head, left, dim)) continue;
+    const int step = static_cast<int>(blockDim.x) >> f.lanes_shift;
+    for (int first = 0; first < tokens; first += step) {
+      const int token = first + (static_cast<int>(threadIdx.x) >> f.lanes_shift);
+      finish_head<A>(f, token < tokens ? token : -1, head, chunk);
+    }
+  }
+}
+
 // Blocks of a multiprocessor that registers must allow.
 constexpr int least_blocks(Layout layout, int tokens) {
   return is_quantized(layout) || tokens > 1 ? 2 : 3;
@@ -350,6 +374,10 @@ __global__ void __launch_bounds__(32 * kMostWarps, least_blocks(kLayout, kRT* kN
     if (tile + stride < tiles) load_first(std::false_type(), tile + stride);
     finish<A, kRT, kNT>(p, tile, sum, sums);
   }
+  if (p.finish.arrived == nullptr) return;
+  const int rows = static_cast<int>(p.sink.rows);
+  for (tile = blockIdx.x * kRT; tile < tiles; tile += stride)
+    finish_heads<A>(p.finish, tile * kTileRows, minimum((tile + kRT) * kTileRows, rows), tokens);
 }
 
 template <class A, Layout kLayout, int kRT, int kNT, int kDepth, bool kNorm>
