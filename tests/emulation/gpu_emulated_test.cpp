@@ -107,6 +107,7 @@ TEST_F(GpuTest, CopiesAndEventsComeInOrder) {
 TEST_F(GpuTest, ARangeKeepsItsAddressesWhileItGrows) {
   Gpu& gpu = open();
   const size_t before = gpu.memory().free_bytes;
+  const int64_t live = emulation::machine_counts().live_allocations;
   {
     Range range = std::move(gpu.reserve(size_t{1} << 33)).value();
     EXPECT_EQ(gpu.memory().free_bytes, before) << "addresses are not memory";
@@ -126,7 +127,7 @@ TEST_F(GpuTest, ARangeKeepsItsAddressesWhileItGrows) {
     EXPECT_EQ(range.mapped(), 10 * range.granularity());
   }
   EXPECT_EQ(gpu.memory().free_bytes, before);
-  EXPECT_EQ(emulation::machine_counts().live_allocations, 0);
+  EXPECT_EQ(emulation::machine_counts().live_allocations, live);
 }
 
 TEST_F(GpuTest, ADriverWithoutVirtualMemoryIsNamed) {

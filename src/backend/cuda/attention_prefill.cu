@@ -52,6 +52,33 @@ __device__ inline Tile find_tile(const AttendArgs& args, int index) {
   return {};
 }
 
+// Keys that `count` of the tile's lines from `line` on need; none where there are no lines. A row's tokens
+// stand at positions that follow each other, so the ends tell the range.
+__device__ inline KeyRange range_of(const AttendArgs& args, const Tile& tile, int line, int count) {
+  const int last = minimum(line + count, tile.lines) - 1;
+  if (last < line) return {};
+  const int low = args.position[tile.first_token + line / args.group];
+  const int high = args.position[tile.first_token + last / args.group];
+  return {nullptr, static_cast<int>(blockIdx.y), first_key(low, args.window), high + 1};
+}
+
+// After write_part().
+template <class T, int D, class Stages>
+__device__ inline void join_tile(const AttendArgs& args, const Tile& tile, int parts, unsigned char* shared) {
+  int32_t* const arrived = args.arrived + int64_t{blockIdx.y} * gridDim.x + blockIdx.x;
+  if (!arrive_last<kThreads>(arrived, 1, parts)) return;
+  constexpr int kAtOnce = kStageKeys<D> / 4;
+  static_assert(Stages::kSharedBytes >= kThreads / kWarp * 2 * kAtOnce * D * sizeof(float));
+  const int warp = threadIdx.x / kWarp, first = tile.first_line + warp * kRowsOfWarp;
+  join_parts<T, D, kAtOnce>(args, maximum(minimum(tile.lines - first, kRowsOfWarp), 0), parts,
+                            reinterpret_cast<float*>(shared) + warp * 2 * kAtOnce * D,
+                            [&](int line) -> QueryRow {
+                              const int at = first + line;
+                              return {tile.first_token + at / args.group,
+                                      static_cast<int>(blockIdx.y) * args.group + at % args.group};
+                            });
+}
+
 template <class T, int D, bool kFp8>
 __global__ void __launch_bounds__(kThreads, D <= 64    ? 3
                                             : D <= 128 ? 2
@@ -64,22 +91,13 @@ __global__ void __launch_bounds__(kThreads, D <= 64    ? 3
   if (tile.row < 0) return;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int kv_head = blockIdx.y;
-  // A row's tokens stand at positions that follow each other, so the ends tell the range. A warp without
-  // lines has an empty one.
-  const auto range_of = [&](int line, int count) -> KeyRange {
-    const int last = minimum(line + count, tile.lines) - 1;
-    if (last < line) return {};
-    const int low = args.position[tile.first_token + line / args.group];
-    const int high = args.position[tile.first_token + last / args.group];
-    return {nullptr, kv_head, first_key(low, args.window), high + 1};
-  };
-  KeyRange range = range_of(tile.first_line, kPrefillRows);
+  KeyRange range = range_of(args, tile, tile.first_line, kPrefillRows);
   range.blocks = args.row_blocks + int64_t{tile.row} * args.max_blocks;
   const int warp_line = tile.first_line + warp * kRowsOfWarp;
-  KeyRange mine = range_of(warp_line, kRowsOfWarp);
-  const int parts = stretches_of(args, range.first, range.end), part = static_cast<int>(blockIdx.z);
-  if (part >= parts) return;
-  if (parts > 1) {
+  KeyRange mine = range_of(args, tile, warp_line, kRowsOfWarp);
+  if (args.splits > 1) {
+    const int part = static_cast<int>(blockIdx.z);
+    if (part >= stretches_of(args, range.first, range.end)) return;
     const Stretch stretch = stretch_of(args, range.first, range.end, part);
     range.first = stretch.begin, range.end = stretch.end;
     mine.first = maximum(mine.first, stretch.begin), mine.end = minimum(mine.end, stretch.end);
@@ -122,22 +140,18 @@ __global__ void __launch_bounds__(kThreads, D <= 64    ? 3
     });
   }
   folded.join_with(args, rows, run);
-  if (parts == 1) {
-    write_rows<T, D>(args, rows, run);
-    return;
+  if (args.splits > 1) {
+    // Kept, what belongs to the tile would cost the loop over the keys registers.
+    const Tile again = find_tile(args, static_cast<int>(blockIdx.x));
+    const KeyRange all = range_of(args, again, again.first_line, kPrefillRows);
+    const int parts = stretches_of(args, all.first, all.end);
+    if (parts > 1) {
+      write_part<D>(args, rows, static_cast<int>(blockIdx.z), run);
+      join_tile<T, D, Stages>(args, again, parts, shared);
+      return;
+    }
   }
-  write_part<D>(args, rows, part, run);
-  int32_t* const arrived = args.arrived + int64_t{blockIdx.y} * gridDim.x + blockIdx.x;
-  if (!arrive_last<kThreads>(arrived, 1, parts)) return;
-  constexpr int kAtOnce = kStageKeys<D> / 4;
-  static_assert(Stages::kSharedBytes >= kThreads / kWarp * 2 * kAtOnce * D * sizeof(float));
-  const int lines = maximum(minimum(tile.lines - warp_line, kRowsOfWarp), 0);
-  join_parts<T, D, kAtOnce>(args, lines, parts, reinterpret_cast<float*>(shared) + warp * 2 * kAtOnce * D,
-                            [&](int line) -> QueryRow {
-                              const int at = warp_line + line;
-                              return {tile.first_token + at / args.group,
-                                      kv_head * args.group + at % args.group};
-                            });
+  write_rows<T, D>(args, rows, run);
 }
 
 template <class T, int D, bool kFp8>

@@ -21,6 +21,7 @@ namespace deepinfer::cuda {
 namespace {
 
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what NVIDIA advises for Hopper
+constexpr int64_t kMostBias = int64_t{1} << 16;       // values of a bias; others need a kernel of their own
 constexpr int kCandidates = 12;
 constexpr int kRuns = 5;                      // of a candidate, at most
 constexpr float kMostMicroseconds = 200'000;  // of a shape, all candidates together
@@ -37,7 +38,7 @@ TuningKey key_of(const Gemm& g) {
           .m = tuning_bucket(g.m),
           .in = static_cast<int>(g.in),
           .out = static_cast<int>(g.out),
-          .add = g.add ? 1 : 0};
+          .add = (g.add ? 1 : 0) + (g.bias != nullptr ? 2 : 0)};
 }
 
 AlgoBits bits_of(const cublasLtMatmulAlgo_t& algo) {
@@ -62,7 +63,7 @@ class Descriptors {
             api.desc_set(operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof(transposed)) ==
                 CUBLAS_STATUS_SUCCESS &&
             layout(&w, g.in, g.k, g.n, g.w_stride) && layout(&x, g.in, g.k, g.m, g.x_stride) &&
-            layout(&d, g.out, g.n, g.m, g.d_stride);
+            layout(&d, g.out, g.n, g.m, g.d_stride) && (g.bias == nullptr || add_bias(g.bias));
   }
   Descriptors(const Descriptors&) = delete;
   ~Descriptors() {
@@ -81,6 +82,15 @@ class Descriptors {
                               stride) == CUBLAS_STATUS_SUCCESS;
   }
 
+  // Its type is D's.
+  bool add_bias(const float* bias) {
+    const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+    return api_.desc_set(operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof(epilogue)) ==
+               CUBLAS_STATUS_SUCCESS &&
+           api_.desc_set(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof(bias)) ==
+               CUBLAS_STATUS_SUCCESS;
+  }
+
   const CublasLtApi& api_;
   bool good_ = false;
 };
@@ -91,6 +101,7 @@ struct Cublaslt::State {
   CublasLtApi api;
   cublasLtHandle_t handle = nullptr;
   Buffer workspace;
+  Buffer zeros;  // [kMostBias] F32: a bias while algorithms are timed
   TuningFile tuned;
   std::set<TuningKey> attempted;                              // not tried a second time
   std::map<TuningKey, std::optional<AlgoBits>> first_choice;  // the library's; nullopt: it has none
@@ -138,6 +149,7 @@ struct Cublaslt::State {
   void tune(Gpu& gpu, Gemm g) {
     // What a residual holds must stay: all but nothing is added to it.
     if (g.add) g.alpha = 1e-30f;
+    if (g.bias != nullptr) g.bias = reinterpret_cast<const float*>(zeros.data());
     const Descriptors d(api, g);
     if (!d.good()) return;
     Tuned best{.algo = {}, .microseconds = std::numeric_limits<float>::infinity()};
@@ -185,6 +197,8 @@ Result<std::shared_ptr<Cublaslt>> Cublaslt::open(Gpu& gpu, const CublasLtApi& ap
     return make_error(ErrorCode::kUnavailable, "cuBLASLt: it cannot be started: {}", api.status_string(code));
   }
   DI_ASSIGN(state->workspace, gpu.allocate(kWorkspaceBytes));
+  DI_ASSIGN(state->zeros, gpu.allocate(kMostBias * sizeof(float)));
+  gpu.fill(state->zeros.data(), 0, state->zeros.size());
   const GpuFacts& f = gpu.facts();
   const std::string subject =
       fmt::format("{} sm_{} driver {} cublaslt {}", f.name, f.capability, f.driver, api.get_version());
@@ -194,6 +208,7 @@ Result<std::shared_ptr<Cublaslt>> Cublaslt::open(Gpu& gpu, const CublasLtApi& ap
 
 bool Cublaslt::multiply(Gpu& gpu, const Gemm& g) {
   State& s = *state_;
+  if (g.bias != nullptr && (g.n > kMostBias || g.out != DType::kF32)) return false;
   const TuningKey key = key_of(g);
   const bool capturing = is_capturing(gpu), free_to_choose = !gpu.options().deterministic;
   if (free_to_choose && !capturing && s.attempted.insert(key).second && !s.tuned.entries().contains(key))

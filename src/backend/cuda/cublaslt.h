@@ -41,7 +41,7 @@ struct CublasLtApi {
 // for the emulation has another one.
 Result<CublasLtApi> load_cublaslt();
 
-// D [M, N] = X [M, K] W [N, K]^T, plus D before it if `add`. Row-major, strides in elements.
+// D [M, N] = X [M, K] W [N, K]^T + bias, plus D before it if `add`. Row-major, strides in elements.
 struct Gemm {
   int64_t m = 0, n = 0, k = 0;
   const void* x = nullptr;
@@ -54,6 +54,7 @@ struct Gemm {
   DType out = DType::kBF16;  // as `in`, or kF32
   float alpha = 1;
   bool add = false;
+  const float* bias = nullptr;  // [N], at a multiple of 16, of an F32 D; or null
 };
 
 // Owner: the Gpu's parts; used on its thread.

@@ -163,7 +163,13 @@ bool library_product(Context& context, const Product& p) {
   g.d_stride = s.stride;
   g.alpha = s.scale;
   g.add = s.kind == Epilogue::kAdd;
-  if (!is_aligned(g.d, g.d_stride * (s.f32 ? 4 : 2)) || !gpu.parts().cublaslt->multiply(gpu, g)) return false;
+  if (!is_aligned(g.d, g.d_stride * (s.f32 ? 4 : 2))) return false;
+  Gemm biased = g;
+  biased.bias = s.bias == nullptr ? nullptr : s.bias + p.first_row;
+  if (biased.bias != nullptr && is_aligned(biased.bias, 0) && gpu.parts().cublaslt->multiply(gpu, biased))
+    return true;
+  // Without a bias, or with one that the library does not take.
+  if (!gpu.parts().cublaslt->multiply(gpu, g)) return false;
   if (s.bias == nullptr) return true;
   for (int64_t first = 0; first < p.tokens; first += kMostSums) {
     const Product part = tokens_of(p, first, std::min(kMostSums, p.tokens - first));
