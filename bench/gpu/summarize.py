@@ -123,12 +123,14 @@ def markdown(out, commit):
     yield ""
     c = out["compare"]
     if c:
-        yield (f"Default model on the CPU and on the card: {c['positions']} distributions, mean divergence "
-               f"{c['mean_divergence']:.2g} nats (worst {c['worst_divergence']:.2g}); {c['same_choice']} of "
-               f"{c['clear_choices']} clear choices equal; {c['equal_tokens']} of {c['continued_tokens']} continued tokens "
-               f"before the first close choice went the other way: {'good' if c['good'] else 'NOT good ' + c['error']}.")
+        yield (f"Default model beside itself in F32: {c['positions']} positions, mean divergence {c['divergence']:.2g} nats "
+               f"(rounding predicts {c['noise_divergence']:.2g}; the CPU backend: {c['cpu_divergence']:.2g}), log-probabilities off "
+               f"by {c['error']['value']:.2f} of what rounding does (at most {c['error']['most']:.2f}), the worst position by "
+               f"{c['worst_error']['value']:.2f} (at most {c['worst_error']['most']:.2f}); {c['equal_tokens']} of "
+               f"{c['continued_tokens']} greedy tokens are F32's, the others as near as rounding explains: "
+               f"{'good' if c['good'] else 'NOT good'}.")
     else:
-        yield "Default model on the CPU and on the card: not compared."
+        yield "Default model beside itself in F32: not compared."
     yield ""
     wrong = [f"{n} ({'cut off' if s['status'] in (124, 137) else s['status']})" for n, s in out["steps"].items()
              if s and s["status"]]

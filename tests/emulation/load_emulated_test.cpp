@@ -90,9 +90,11 @@ TEST_F(Load, AnswersAsTheCpuDoes) {
   const auto a = generate(*(*on_gpu)->engine, prompt, 6), b = generate(*(*on_cpu)->engine, prompt, 6);
   ASSERT_EQ(a.size(), 6u);
   ASSERT_EQ(b.size(), 6u);
-  // The first token has the same input on both; bfloat16 activations of a tiny model move its logits little.
+  // The first token has the same input on both. Noise of bfloat16's size moves this model's log-probabilities
+  // by 0.002 rms (half of its square is the divergence of 2e-6 that compare_devices predicts); a normal value
+  // is beyond 3.3 of these once in a thousand times.
   EXPECT_EQ(a[0].id, b[0].id);
-  EXPECT_NEAR(a[0].logprob, b[0].logprob, 0.05);
+  EXPECT_NEAR(a[0].logprob, b[0].logprob, 3.3 * 0.002);
 }
 
 TEST_F(Load, AutoTakesTheGpu) {
