@@ -96,6 +96,7 @@ struct EngineRequest {
   SamplingParams sampling;
   int priority = 0;        // lower is served first
   std::string cache_salt;  // prefixes are shared only between equal salts
+  std::string name;        // what log lines and the event log call it (an HTTP request's id); empty: nothing
 };
 
 struct EngineStats {
@@ -113,6 +114,7 @@ struct EngineStats {
 
 class Clock;
 class ModelRunner;
+struct EngineMetrics;
 
 struct EngineOptions {
   int max_num_batched_tokens = 2048;
@@ -139,7 +141,8 @@ class Engine {
 
   // The request's sequences and blocks, or those of one choice (a stop string was found), are free by the end
   // of the step that runs; each gets its kCancelled. Unknown ids and finished choices are ignored.
-  void cancel(uint64_t request, int choice = -1);
+  // `answered`: the caller has all it wanted, so that metrics count an answer that stopped, not an abort.
+  void cancel(uint64_t request, int choice = -1, bool answered = false);
 
   void drain();  // refuse new requests, let the running ones end
   bool idle() const;
@@ -151,6 +154,7 @@ class Engine {
   // with kMemory and no others are taken; only another process helps. At once if it has happened already.
   void on_device_lost(std::function<void(const std::string& why)> callback);
   EngineStats stats() const;
+  const EngineMetrics& metrics() const;  // engine/engine_metrics.h; as long as the engine
 
  private:
   struct Impl;

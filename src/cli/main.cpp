@@ -31,6 +31,7 @@ int with_settings(const ConfigFlags& flags, const std::function<int(const Loaded
   const Result<LoadedConfig> loaded = load_settings(flags);
   if (!loaded) return report(loaded.error());
   set_log_level(loaded->config.server.log_level);
+  set_log_format(loaded->config.server.log_format == "json" ? LogFormat::kJson : LogFormat::kText);
   for (const std::string& warning : loaded->warnings) log::warn("{}", warning);
   return command(*loaded);
 }

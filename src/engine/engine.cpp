@@ -16,7 +16,7 @@ struct Engine::Impl {
         loop(*runner, options,
              {runner->info(), options.max_num_batched_tokens, options.enable_chunked_prefill,
               options.enable_prefix_caching},
-             clock, mailbox) {
+             clock, mailbox, metrics) {
     limits.max_len = loop.max_len();
     limits.vocab_size = runner->info().vocab_size;
     limits.block_size = runner->info().block_size;
@@ -33,6 +33,7 @@ struct Engine::Impl {
   SteadyClock steady;
   const Clock& clock;
   Mailbox mailbox;
+  EngineMetrics metrics{runner->info().max_model_len};
   EngineLoop loop;
   SequenceLimits limits;
   std::mutex join_mutex;
@@ -126,7 +127,10 @@ Result<uint64_t> Engine::submit(EngineRequest request, OnEvent on_event) {
   const int n = request.sampling.n;
   DI_ASSIGN(const uint64_t id, impl_->reserve(n));
   try {
-    Submission submission{.request = id, .arrival = impl_->clock.now(), .on_event = std::move(on_event)};
+    Submission submission{.request = id,
+                          .arrival = impl_->clock.now(),
+                          .name = std::move(request.name),
+                          .on_event = std::move(on_event)};
     submission.sequences = make_sequences(id, std::move(request), impl_->limits);
     impl_->post(std::move(submission));
   } catch (...) {
@@ -138,10 +142,10 @@ Result<uint64_t> Engine::submit(EngineRequest request, OnEvent on_event) {
   return id;
 }
 
-void Engine::cancel(uint64_t request, int choice) {
+void Engine::cancel(uint64_t request, int choice, bool answered) {
   std::lock_guard lock(impl_->mailbox.mutex);
   if (impl_->mailbox.requests == 0) return;
-  impl_->mailbox.cancellations.push_back({request, choice});
+  impl_->mailbox.cancellations.push_back({request, choice, answered});
   impl_->mailbox.wake.notify_one();
 }
 
@@ -189,6 +193,10 @@ void Engine::on_device_lost(std::function<void(const std::string&)> callback) {
     }
   }
   callback(why);
+}
+
+const EngineMetrics& Engine::metrics() const {
+  return impl_->metrics;
 }
 
 EngineStats Engine::stats() const {

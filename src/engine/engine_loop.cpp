@@ -41,12 +41,13 @@ bool out_of_memory(const std::exception_ptr& fault) {
 }  // namespace
 
 EngineLoop::EngineLoop(ModelRunner& runner, const EngineOptions& options, SchedulerOptions scheduling,
-                       const Clock& clock, Mailbox& mailbox)
+                       const Clock& clock, Mailbox& mailbox, EngineMetrics& metrics)
     : runner_(runner),
       options_(options),
       scheduling_(std::move(scheduling)),
       clock_(clock),
       mailbox_(mailbox),
+      metrics_(metrics),
       event_log_(options.event_log, clock),
       scheduler_(std::make_unique<Scheduler>(scheduling_)),
       max_len_(scheduler_->max_len()) {
@@ -132,9 +133,12 @@ void EngineLoop::take_commands() {
 void EngineLoop::start(Submission submission) {
   Request& request = requests_[submission.request];
   request.on_event = std::move(submission.on_event);
+  request.name = std::move(submission.name);
+  request.times = EngineMetrics::arrived(submission.arrival, submission.sequences.size());
   request.open_choices = static_cast<int>(submission.sequences.size());
   request.choices.assign(submission.sequences.size(), Choice::kQueued);
-  event_log_.add(submission.request, request.open_choices, submission.sequences.front()->prompt_len);
+  event_log_.add(submission.request, request.open_choices, submission.sequences.front()->prompt_len,
+                 request.name);
   if (options_.queue_timeout > 0) {
     queue_deadlines_.push_back({after(submission.arrival, options_.queue_timeout), submission.request});
   }
@@ -150,8 +154,11 @@ void EngineLoop::cancel(const Cancellation& cancellation) {
   if (cancellation.choice < 0) {
     end_request(cancellation.request, FinishReason::kCancelled, nullptr);
   } else if (cancellation.choice < kMaxChoices) {
-    scheduler_->end_sequence(sequence_id(cancellation.request, cancellation.choice),
-                             FinishReason::kCancelled);
+    const uint64_t sequence = sequence_id(cancellation.request, cancellation.choice);
+    auto& choices = requests_.at(cancellation.request).times.choices;
+    if (static_cast<size_t>(cancellation.choice) < choices.size())
+      choices[cancellation.choice].stopped = cancellation.answered;
+    scheduler_->end_sequence(sequence, FinishReason::kCancelled);
     report_events();
   }
 }
@@ -224,6 +231,7 @@ void EngineLoop::finish_oldest() {
     fail_step(plan, std::current_exception());
     return;
   }
+  metrics_.iteration_tokens.observe(static_cast<double>(plan.tokens));
   scheduler_->commit(plan, output, emissions_);
   ++stats_.steps;
   report_emissions();
@@ -308,6 +316,7 @@ void EngineLoop::fail_all(const Error& error) {
     for (int choice = 0; choice < static_cast<int>(request.choices.size()); ++choice) {
       if (request.choices[choice] == Choice::kEnded) continue;
       left_queue_ += request.choices[choice] == Choice::kQueued;
+      if (!request.times.choices[choice].ended) metrics_.count(Ending::kError);
       OutputEvent event{.request = id, .choice = choice, .finish = FinishReason::kError, .error = &error};
       deliver(id, request, event);
     }
@@ -318,6 +327,7 @@ void EngineLoop::fail_all(const Error& error) {
     Request request{.on_event = std::move(submission.on_event)};
     for (const auto& s : submission.sequences) {
       ++left_queue_;
+      metrics_.count(Ending::kError);
       OutputEvent event{
           .request = s->request, .choice = s->choice, .finish = FinishReason::kError, .error = &error};
       deliver(s->request, request, event);
@@ -350,6 +360,7 @@ void EngineLoop::shut_down() {
   }
   for (Submission& submission : late) {
     for (const auto& s : submission.sequences) {
+      metrics_.count(Ending::kAbort);
       Request request{.on_event = submission.on_event};
       deliver(s->request, request,
               {.request = s->request, .choice = s->choice, .finish = FinishReason::kCancelled});
@@ -378,7 +389,10 @@ void EngineLoop::report_events(const Error* error) {
 void EngineLoop::report(const SchedulerEvent& event, const Error* error) {
   event_log_.scheduler_event(event);
   const Sequence& s = *event.sequence;
-  if (event.kind == SchedulerEvent::Kind::kPreempted) ++stats_.preemptions;
+  if (event.kind == SchedulerEvent::Kind::kPreempted) {
+    ++stats_.preemptions;
+    metrics_.preemptions.add(1);
+  }
   const bool scheduled = event.kind == SchedulerEvent::Kind::kScheduled && event.first;
   const bool finished = event.kind == SchedulerEvent::Kind::kFinished;
   auto it = requests_.find(s.request);
@@ -391,12 +405,15 @@ void EngineLoop::report(const SchedulerEvent& event, const Error* error) {
     stats_.prompt_tokens += static_cast<uint64_t>(s.prompt_len);
     stats_.cached_tokens += static_cast<uint64_t>(s.cached_tokens);
     choice = Choice::kScheduled;
+    metrics_.scheduled(request.times, s, options_.enable_prefix_caching && s.params().prompt_logprobs < 0,
+                       clock_.now());
     request.scheduled = true;
     out.scheduled = true;
     deliver(s.request, request, out);
     return;
   }
   choice = Choice::kEnded;
+  record_end(request, s);
   if (s.finish == FinishReason::kCancelled || s.finish == FinishReason::kError) {
     // Those that ended by a token were told with it.
     out.finish = s.finish;
@@ -410,11 +427,14 @@ void EngineLoop::report(const SchedulerEvent& event, const Error* error) {
 }
 
 void EngineLoop::report_emissions() {
+  const Clock::Time now = clock_.now();
   for (const Emission& emission : emissions_) {
     const Sequence& s = *emission.sequence;
     stats_.generated_tokens += emission.tokens.size();
     auto it = requests_.find(s.request);
     if (it == requests_.end()) continue;
+    metrics_.emitted(it->second.times, s, emission.tokens.size(), now);
+    if (emission.finish != FinishReason::kNone) record_end(it->second, s);
     OutputEvent out = event_of(s);
     out.tokens = emission.tokens;
     out.finish = emission.finish;
@@ -424,6 +444,16 @@ void EngineLoop::report_emissions() {
     deliver(s.request, it->second, out);
   }
   emissions_.clear();
+}
+
+// Before the end is told: who has the answer finds it counted.
+void EngineLoop::record_end(Request& request, const Sequence& s) {
+  Ending ending = Ending::kError;
+  if (s.finish == FinishReason::kStop) ending = Ending::kStop;
+  if (s.finish == FinishReason::kLength) ending = Ending::kLength;
+  if (s.finish == FinishReason::kCancelled)
+    ending = request.times.choices[s.choice].stopped ? Ending::kStop : Ending::kAbort;
+  metrics_.ended(request.times, s, ending, clock_.now());
 }
 
 OutputEvent EngineLoop::event_of(const Sequence& s) const {
@@ -439,9 +469,10 @@ void EngineLoop::deliver(uint64_t id, Request& request, const OutputEvent& event
     request.on_event(event);
     return;
   } catch (const std::exception& e) {
-    log::error("the callback of request {} threw, the request is cancelled: {}", id, e.what());
+    log::error("the callback of request {} {} threw, the request is cancelled: {}", id, request.name,
+               e.what());
   } catch (...) {
-    log::error("the callback of request {} threw, the request is cancelled", id);
+    log::error("the callback of request {} {} threw, the request is cancelled", id, request.name);
   }
   if (!std::exchange(request.broken, true)) broken_.push_back(id);
 }

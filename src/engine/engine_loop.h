@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "deepinfer/engine.h"
+#include "engine/engine_metrics.h"
 #include "engine/event_log.h"
 #include "engine/model_runner.h"
 #include "engine/scheduler.h"
@@ -22,6 +23,7 @@ namespace deepinfer {
 struct Submission {
   uint64_t request = 0;
   Clock::Time arrival;
+  std::string name;
   std::vector<std::unique_ptr<Sequence>> sequences;
   OnEvent on_event;
 };
@@ -29,6 +31,7 @@ struct Submission {
 struct Cancellation {
   uint64_t request = 0;
   int choice = -1;
+  bool answered = false;
 };
 
 // Between the threads that submit and the engine's thread. Everything is guarded by `mutex`.
@@ -54,7 +57,7 @@ struct Mailbox {
 class EngineLoop {
  public:
   EngineLoop(ModelRunner& runner, const EngineOptions& options, SchedulerOptions scheduling,
-             const Clock& clock, Mailbox& mailbox);
+             const Clock& clock, Mailbox& mailbox, EngineMetrics& metrics);
 
   void run();  // until mailbox.stopping
   int64_t max_len() const { return max_len_; }
@@ -63,6 +66,8 @@ class EngineLoop {
   enum class Choice : uint8_t { kQueued, kScheduled, kEnded };
   struct Request {
     OnEvent on_event;
+    std::string name;
+    RequestTimes times;
     std::vector<Choice> choices;
     int open_choices = 0;
     bool scheduled = false;
@@ -96,12 +101,14 @@ class EngineLoop {
   void report_emissions();
   void deliver(uint64_t id, Request& request, const OutputEvent& event);
   OutputEvent event_of(const Sequence& s) const;
+  void record_end(Request& request, const Sequence& s);
 
   ModelRunner& runner_;
   const EngineOptions& options_;
   SchedulerOptions scheduling_;
   const Clock& clock_;
   Mailbox& mailbox_;
+  EngineMetrics& metrics_;
   EventLog event_log_;
   std::unique_ptr<Scheduler> scheduler_;
   int64_t max_len_ = 0;

@@ -5,6 +5,7 @@
 #include <system_error>
 
 #include "base/log.h"
+#include "base/log_format.h"
 
 namespace deepinfer {
 
@@ -42,8 +43,11 @@ void EventLog::line(fmt::format_string<Args...> format, Args&&... args) {
   fmt::format_to(out, "}}\n");
 }
 
-void EventLog::add(uint64_t request, int choices, int64_t prompt_tokens) {
-  line(R"("event":"add","request":{},"choices":{},"prompt_tokens":{})", request, choices, prompt_tokens);
+void EventLog::add(uint64_t request, int choices, int64_t prompt_tokens, std::string_view name) {
+  std::string id;
+  if (!name.empty()) append_json_string(id.append(R"(,"request_id":)"), name);
+  line(R"("event":"add","request":{},"choices":{},"prompt_tokens":{}{})", request, choices, prompt_tokens,
+       id);
 }
 
 void EventLog::cancel(uint64_t request) {

@@ -1,12 +1,13 @@
 // What the engine did, one JSON line per event, so that tests and people can follow it:
-//   {"t":0.012,"event":"add","request":1,"choices":1,"prompt_tokens":5}
+//   {"t":0.012,"event":"add","request":1,"choices":1,"prompt_tokens":5,"request_id":"4f1c"}
 //   {"t":0.012,"event":"schedule","request":1,"choice":0,"cached_tokens":0}
 //   {"t":0.013,"event":"step","id":1,"rows":1,"tokens":5,"free_blocks":31}
 //   {"t":0.020,"event":"cancel","request":1}
 //   {"t":0.020,"event":"finish","request":1,"choice":0,"reason":"cancelled","tokens":1}
 //   {"t":0.020,"event":"release","request":1,"choice":0,"blocks":1,"free_blocks":32}
 //   {"t":0.020,"event":"preempt","request":2,"choice":0,"blocks":3,"free_blocks":3}
-// t: seconds since the engine's start. Owner: the engine's thread.
+// t: seconds since the engine's start; request_id: of the HTTP request, where there is one. Owner: the
+// engine's thread.
 #pragma once
 
 #include <fmt/format.h>
@@ -14,6 +15,7 @@
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "base/clock.h"
 #include "engine/scheduler.h"
@@ -27,7 +29,7 @@ class EventLog {
   // Appends to the file. An empty path means no log; a file that cannot be opened is a warning and no log.
   EventLog(const std::string& path, const Clock& clock);
 
-  void add(uint64_t request, int choices, int64_t prompt_tokens);
+  void add(uint64_t request, int choices, int64_t prompt_tokens, std::string_view name);
   void cancel(uint64_t request);
   void step(const StepPlan& plan, int64_t free_blocks);
   void scheduler_event(const SchedulerEvent& event);

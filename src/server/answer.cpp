@@ -1,7 +1,10 @@
 #include "server/answer.h"
 
+#include <fmt/format.h>
+
 #include "base/log.h"
 #include "server/api_error.h"
+#include "server/request_record.h"
 #include "server/sse.h"
 
 namespace deepinfer::server {
@@ -65,8 +68,10 @@ HttpReply stream_head() {
   return head;
 }
 
-ApiError logged(const Error& error) {
-  if (error.code == ErrorCode::kInternal) log::error("a request failed: {}", error.message);
+ApiError logged(const Error& error, const HttpExchange& exchange) {
+  if (error.code == ErrorCode::kInternal)
+    log_with(log::level::err, exchange.record ? exchange.record->ids() : LogFields(),
+             fmt::format("a request failed: {}", error.message));
   return to_api_error(error);
 }
 
@@ -77,7 +82,7 @@ asio::awaitable<void> answer_whole(HttpExchange& exchange, Generation& generatio
     if (exchange.disconnected()) co_return;
     auto updates = generation.take();
     if (!updates) {
-      co_await exchange.reply(error_reply(logged(updates.error())));
+      co_await exchange.reply(error_reply(logged(updates.error(), exchange)));
       co_return;
     }
     add(choices, std::move(*updates));
@@ -100,7 +105,7 @@ asio::awaitable<void> answer_stream(HttpExchange& exchange, Generation& generati
     }
     auto updates = generation.take();
     if (!updates) {
-      const ApiError error = logged(updates.error());
+      const ApiError error = logged(updates.error(), exchange);
       if (!open) {
         co_await exchange.reply(error_reply(error));
         co_return;
@@ -169,8 +174,9 @@ asio::awaitable<void> answer(HttpExchange& exchange, Llm& llm, const Prepared& p
     co_return;
   }
   Generation generation(llm, prepared.request, exchange.executor());
+  generation.report_to(exchange.record);
   if (const auto submitted = generation.submit(prepared.prompts, prepared.max_tokens); !submitted) {
-    co_await exchange.reply(error_reply(logged(submitted.error())));
+    co_await exchange.reply(error_reply(logged(submitted.error(), exchange)));
     co_return;
   }
   const DisconnectGuard guard(exchange, generation);

@@ -60,11 +60,6 @@ std::string percent_decode(std::string_view text) {
   return out;
 }
 
-bool is_plain_id(std::string_view id) {
-  return !id.empty() && id.size() <= 128 &&
-         std::all_of(id.begin(), id.end(), [](unsigned char c) { return c > 0x20 && c < 0x7f; });
-}
-
 }  // namespace
 
 struct Api::Route {
@@ -90,6 +85,8 @@ const std::vector<Api::Route>& Api::routes() {
       {"POST", "/tokenize", &Api::tokenize, true},
       {"POST", "/detokenize", &Api::detokenize, true},
       {"GET", "/v1/gpu/info", &Api::gpu_info, false},
+      {"GET", "/metrics", &Api::metrics, false},
+      {"POST", "/reset_prefix_cache", &Api::reset_prefix_cache, true},
   };
   return kRoutes;
 }
@@ -192,10 +189,32 @@ HttpReply Api::options_reply(const HttpRequest& request, const std::string& allo
 }
 
 asio::awaitable<void> Api::handle(HttpExchange& exchange) {
-  const std::string_view given = exchange.request().field("x-request-id");
-  exchange.add_field("X-Request-Id", is_plain_id(given) ? std::string(given) : random_hex(16));
+  RequestRecord record(exchange.request());
+  record.keep_texts = config_.server.log_requests && config_.server.log_prompts;
+  exchange.record = &record;
+  exchange.add_field("X-Request-Id", record.request_id);
+  exchange.on_head([&](const HttpReply& reply) {
+    record.status = reply.status;
+    record.code = reply.code;
+    http_metrics_.answered(record.handler, reply.status, reply.code);
+  });
   const bool allowed_origin = add_cors(exchange);
-  co_await dispatch(exchange, allowed_origin);
+  std::string fault;
+  try {
+    co_await dispatch(exchange, allowed_origin);
+  } catch (const std::exception& thrown) {
+    fault = fmt::format("{} {} failed: {}", record.method, record.path, thrown.what());
+  }
+  if (!fault.empty()) {
+    log_with(log::level::err, record.ids(), fault);
+    if (exchange.started())
+      exchange.abandon();
+    else
+      co_await exchange.reply(error_reply(to_api_error({ErrorCode::kInternal, {}, {}})));
+  }
+  exchange.on_head(nullptr);
+  if (record.status == 0) http_metrics_.answered(record.handler, 499, "");
+  if (config_.server.log_requests) record.log_end();
 }
 
 asio::awaitable<void> Api::dispatch(HttpExchange& exchange, bool allowed_origin) {
@@ -212,6 +231,7 @@ asio::awaitable<void> Api::dispatch(HttpExchange& exchange, bool allowed_origin)
   const Route* found = nullptr;
   for (const Route& route : routes()) {
     if (!route.matches(request.path)) continue;
+    exchange.record->handler = route.path;
     allow +=
         (allow.empty() ? "" : ", ") + std::string(route.method) + (route.method == "GET" ? ", HEAD" : "");
     if (request.method == route.method || (request.method == "HEAD" && route.method == "GET")) found = &route;
@@ -331,12 +351,12 @@ asio::awaitable<void> Api::model(HttpExchange& exchange) {
     co_await exchange.reply(error_reply(to_api_error(name.error())));
 }
 
-void Api::log_unknown(const json::object& body) {
+void Api::log_unknown(const json::object& body, const RequestRecord& record) {
   for (const std::string& name : unknown_fields(body)) {
     const std::lock_guard lock(mutex_);
     if (reported_.size() < kMaxReported && name.size() < 100 && reported_.insert(name).second)
-      log::debug("a request has the field {}, which is unknown and ignored",
-                 json::serialize(json::string_view(name)));
+      log_with(log::level::debug, record.ids(),
+               fmt::format("the field {} is unknown and ignored", json::serialize(json::string_view(name))));
   }
 }
 
@@ -351,18 +371,22 @@ asio::awaitable<void> Api::generate(HttpExchange& exchange, Form form) {
   Llm& llm = *llm_;
   auto request = std::make_shared<HttpRequest>(exchange.take_request());
   const std::string salt = keys_.match(request->field("authorization")).value_or("");
-  auto prepared = co_await text_pool_.run<Prepared>(
-      [this, &llm, form, request = std::move(request)]() mutable -> Result<Prepared> {
-        auto body = parse_body(request->body);
-        request.reset();
-        if (!body) return std::move(body).error();
-        log_unknown(*body);
-        return prepare(*body, form, llm, config_);
-      });
+  auto prepared = co_await text_pool_.run<Prepared>([this, &llm, form, request = std::move(request),
+                                                     record = exchange.record]() mutable -> Result<Prepared> {
+    auto body = parse_body(request->body);
+    request.reset();
+    if (!body) return std::move(body).error();
+    log_unknown(*body, *record);
+    auto ready = prepare(*body, form, llm, config_);
+    if (ready && record->keep_texts)
+      for (const auto& prompt : ready->prompts) record->prompt += text_of(llm, prompt, false);
+    return ready;
+  });
   if (!prepared) {
     co_await exchange.reply(error_reply(to_api_error(prepared.error())));
     co_return;
   }
+  exchange.record->generated.emplace().model = prepared->model;
   if (exchange.disconnected()) co_return;
   // Keys do not share cached prefixes, or the time to the first token would tell what others have sent.
   prepared->request.cache_salt.insert(0, salt);

@@ -18,8 +18,10 @@
 #include "server/api_error.h"
 #include "server/auth.h"
 #include "server/http.h"
+#include "server/metrics.h"
 #include "server/params.h"
 #include "server/reply_format.h"
+#include "server/request_record.h"
 #include "server/text_pool.h"
 
 namespace deepinfer::server {
@@ -34,6 +36,9 @@ class Api {
 
   // For HttpServer; any number of exchanges at once, on any strands.
   boost::asio::awaitable<void> handle(HttpExchange& exchange);
+
+  // The HTTP server refused a request by itself: it broke the rules, or a limit.
+  void count_refusal(int status) { http_metrics_.answered("none", status, ""); }
 
   void set_model(Llm* llm) { llm_ = llm; }  // borrowed; from now on ready
   void drain();                             // POSTs get 503
@@ -64,8 +69,10 @@ class Api {
   boost::asio::awaitable<void> tokenize(HttpExchange& exchange);
   boost::asio::awaitable<void> detokenize(HttpExchange& exchange);
   boost::asio::awaitable<void> gpu_info(HttpExchange& exchange);
+  boost::asio::awaitable<void> metrics(HttpExchange& exchange);
+  boost::asio::awaitable<void> reset_prefix_cache(HttpExchange& exchange);
 
-  void log_unknown(const boost::json::object& body);
+  void log_unknown(const boost::json::object& body, const RequestRecord& record);
   std::string model_json(const std::string& name) const;
   boost::asio::awaitable<void> generate(HttpExchange& exchange, Form form);
 
@@ -76,6 +83,7 @@ class Api {
   std::atomic<Llm*> llm_ = nullptr;
   std::atomic<bool> draining_ = false;
   std::atomic<bool> lost_ = false;
+  HttpMetrics http_metrics_;
   TextPool text_pool_;
   GpuMonitor gpu_monitor_;
   TextPool gpu_pool_;  // one thread, which may wait for the driver

@@ -56,6 +56,7 @@ std::string error_body(const ApiError& error) {
 
 HttpReply error_reply(const ApiError& error) {
   HttpReply reply{error.status, error_body(error)};
+  reply.code = error.code;
   if (error.retry_after > 0) reply.fields.emplace_back("Retry-After", std::to_string(error.retry_after));
   return reply;
 }

@@ -343,6 +343,7 @@ asio::awaitable<void> Connection::handle() {
     failed = true;
   }
   on_gone_ = nullptr;
+  on_head = nullptr;
   if (failed || !started_) {
     if (started_) {
       set_gone();  // in the middle of a reply nothing can be said any more
@@ -419,6 +420,7 @@ asio::awaitable<bool> Connection::write(std::string bytes) {
 
 asio::awaitable<bool> Connection::reply(HttpReply reply) {
   started_ = true;
+  if (on_head) on_head(reply);
   std::string bytes = head_of(reply, reply.body.size());
   if (!head_only_) bytes += reply.body;
   co_return co_await write(std::move(bytes));
@@ -426,6 +428,7 @@ asio::awaitable<bool> Connection::reply(HttpReply reply) {
 
 asio::awaitable<bool> Connection::start_stream(HttpReply head) {
   started_ = true;
+  if (on_head) on_head(head);
   co_return co_await write(head_of(head, std::nullopt));
 }
 

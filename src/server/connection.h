@@ -47,9 +47,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // For HttpExchange.
   HttpRequest request;
   HttpFields reply_fields;
+  std::function<void(const HttpReply&)> on_head;
   bool started() const { return started_; }
   bool gone() const { return gone_; }
   void on_gone(std::function<void()> callback);
+  void abandon() { set_gone(); }
   boost::asio::any_io_executor executor() { return stream_.get_executor(); }
   boost::asio::awaitable<bool> reply(HttpReply reply);
   boost::asio::awaitable<bool> start_stream(HttpReply head);

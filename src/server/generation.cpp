@@ -13,9 +13,33 @@ Generation::Generation(Llm& llm, const GenerationRequest& request, boost::asio::
 
 Generation::~Generation() {
   cancel();
+  if (!record_ || !record_->generated) return;
+  record_->generated->prompt_tokens = usage_.prompt_tokens;
+  record_->generated->cached_tokens = usage_.cached_tokens;
+  record_->generated->output_tokens = usage_.completion_tokens;
+}
+
+void Generation::record_news(const EngineNews& news) {
+  if (!record_ || !record_->generated) return;
+  GenerationRecord& generated = *record_->generated;
+  const std::chrono::duration<double> since = std::chrono::steady_clock::now() - submitted_;
+  if (news.scheduled && !generated.queue) generated.queue = since.count();
+  if (!news.tokens.empty() && !generated.first_token) generated.first_token = since.count();
+}
+
+void Generation::record_end(std::string_view finish) {
+  if (!record_ || !record_->generated) return;
+  std::string& all = record_->generated->finish;
+  if (all.find(finish) == std::string::npos) all += (all.empty() ? "" : ",") + std::string(finish);
+}
+
+void Generation::fail() {
+  failed_ = true;
+  record_end("error");
 }
 
 void Generation::cancel() {
+  if (unfinished_ > 0 && !failed_) record_end("abort");
   if (unfinished_ > 0)
     for (const uint64_t id : ids_) llm_.engine->cancel(id);
   ids_.clear();
@@ -25,6 +49,8 @@ void Generation::cancel() {
 Result<void> Generation::submit(const std::vector<std::vector<int32_t>>& prompts,
                                 std::optional<int> max_tokens) {
   const int n = request_.sampling.n;
+  submitted_ = std::chrono::steady_clock::now();
+  if (record_ && record_->keep_texts) record_->answers.resize(prompts.size() * static_cast<size_t>(n));
   unfinished_ = static_cast<int>(prompts.size()) * n;
   choices_.resize(static_cast<size_t>(unfinished_));
   prompt_logprobs_.resize(prompts.size());
@@ -39,6 +65,7 @@ Result<void> Generation::submit(const std::vector<std::vector<int32_t>>& prompts
     const int room = llm_.max_model_len - static_cast<int>(prompts[i].size());
     EngineRequest request{prompts[i], request_.sampling, request_.priority, request_.cache_salt};
     request.sampling.max_tokens = std::min(max_tokens.value_or(room), room);
+    if (record_) request.name = record_->request_id;
     auto id = llm_.engine->submit(
         std::move(request), [mailbox = mailbox_, prompt = static_cast<int>(i)](const OutputEvent& event) {
           EngineNews news{prompt,
@@ -55,6 +82,7 @@ Result<void> Generation::submit(const std::vector<std::vector<int32_t>>& prompts
           mailbox->push(std::move(news));
         });
     if (!id) {
+      fail();
       cancel();
       return std::move(id).error();
     }
@@ -112,7 +140,7 @@ void Generation::add_tokens(Choice& choice, EngineNews& news, ChoiceUpdate& upda
   }
   if (!update.finish.empty()) {
     if (news.finish == FinishReason::kNone)
-      llm_.engine->cancel(ids_.at(static_cast<size_t>(news.prompt)), news.choice);
+      llm_.engine->cancel(ids_.at(static_cast<size_t>(news.prompt)), news.choice, true);
     return;
   }
   if (news.finish == FinishReason::kNone) return;
@@ -127,8 +155,11 @@ void Generation::add_tokens(Choice& choice, EngineNews& news, ChoiceUpdate& upda
 }
 
 Result<void> Generation::handle(EngineNews& news, std::vector<ChoiceUpdate>& updates) {
-  if (news.finish == FinishReason::kError)
+  record_news(news);
+  if (news.finish == FinishReason::kError) {
+    fail();
     return news.error.value_or(Error{ErrorCode::kInternal, "the engine failed", {}});
+  }
   const int index = news.prompt * request_.sampling.n + news.choice;
   Choice& choice = choices_.at(static_cast<size_t>(index));
   if (news.scheduled) {
@@ -144,7 +175,9 @@ Result<void> Generation::handle(EngineNews& news, std::vector<ChoiceUpdate>& upd
   if (!update.finish.empty()) {
     choice.finished = true;
     --unfinished_;
+    record_end(update.finish);
   }
+  if (record_ && record_->keep_texts) record_->answers.at(static_cast<size_t>(index)) += update.text;
   if (!update.text.empty() || !update.tokens.empty() || !update.ids.empty() || !update.finish.empty())
     give_out(choice, news.prompt, std::move(update), updates);
   return {};

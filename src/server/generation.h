@@ -2,6 +2,7 @@
 #pragma once
 
 #include <boost/asio/awaitable.hpp>
+#include <chrono>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -12,6 +13,7 @@
 #include "engine/llm.h"
 #include "server/mailbox.h"
 #include "server/openai.h"
+#include "server/request_record.h"
 #include "text/text_stream.h"
 
 namespace deepinfer::server {
@@ -63,6 +65,9 @@ class Generation {
   int choices() const { return static_cast<int>(choices_.size()); }
   const Usage& usage() const { return usage_; }
 
+  // From submit() on, how far this came goes to `record`, which outlives this.
+  void report_to(RequestRecord* record) { record_ = record; }
+
  private:
   struct Choice {
     std::unique_ptr<TextStream> stream;
@@ -78,6 +83,9 @@ class Generation {
   void give_out(Choice& choice, int prompt, ChoiceUpdate update, std::vector<ChoiceUpdate>& updates);
   void take_prompt(EngineNews& news, std::vector<ChoiceUpdate>& updates);
   void add_text(Choice& choice, ChoiceUpdate& update, TextStream::Delta delta) const;
+  void record_news(const EngineNews& news);
+  void record_end(std::string_view finish);
+  void fail();
 
   Llm& llm_;
   const GenerationRequest& request_;
@@ -89,7 +97,10 @@ class Generation {
   std::vector<int64_t> prompt_sizes_;  // by prompt
   int unfinished_ = 0;
   bool scheduled_ = false;
+  bool failed_ = false;
   Usage usage_;
+  RequestRecord* record_ = nullptr;
+  std::chrono::steady_clock::time_point submitted_;
 };
 
 }  // namespace deepinfer::server

@@ -59,6 +59,13 @@ void HttpExchange::add_field(std::string name, std::string value) {
   connection_.reply_fields.emplace_back(std::move(name), std::move(value));
 }
 
+void HttpExchange::on_head(std::function<void(const HttpReply&)> callback) {
+  connection_.on_head = std::move(callback);
+}
+void HttpExchange::abandon() {
+  connection_.abandon();
+}
+
 namespace {
 constexpr size_t kRefusals = 256;  // connections beyond the limit that are told so at the same time
 }

@@ -47,9 +47,11 @@ struct HttpReply {
   std::string content_type = "application/json";
   HttpFields fields;   // further ones: names and values of ours, without line ends
   bool close = false;  // the connection ends with this reply
+  std::string code;    // of the error in the body, for metrics and the log; not sent
 };
 
 class Connection;
+struct RequestRecord;
 class TlsContext;
 
 // One request and the way to answer it. Lives on its connection's strand; the handler must not keep it.
@@ -78,6 +80,13 @@ class HttpExchange {
 
   // Fields that every reply of this exchange gets besides its own (CORS, the request's id).
   void add_field(std::string name, std::string value);
+
+  // Called before each status line goes out, so that who has the reply finds it counted.
+  void on_head(std::function<void(const HttpReply&)> callback);
+  // The reply cannot be completed: the connection ends with what was sent.
+  void abandon();
+
+  RequestRecord* record = nullptr;  // the handler's; http.cpp does not look
 
  private:
   Connection& connection_;

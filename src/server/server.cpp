@@ -78,7 +78,12 @@ Result<Address> Server::start() {
   DI_ASSIGN(const auto tls, TlsContext::load(config_.server.ssl_certfile, config_.server.ssl_keyfile));
   http_ = std::make_unique<HttpServer>(
       http_limits(config_.server),
-      [api = api_.get()](HttpExchange& exchange) { return api->handle(exchange); }, http_error_body, tls);
+      [api = api_.get()](HttpExchange& exchange) { return api->handle(exchange); },
+      [api = api_.get()](int status, std::string_view message) {
+        api->count_refusal(status);
+        return http_error_body(status, message);
+      },
+      tls);
   DI_ASSIGN(Address address, listen(tls != nullptr));
   if (tls && tls->self_signed())
     address.curl = "--cacert " + shell_word(absolute(config_.server.ssl_certfile)) + " " + address.curl;

@@ -1,0 +1,45 @@
+// The routes of operators: what the server counts, and its prefix cache.
+#include "base/check.h"
+#include "server/api.h"
+#include "server/metrics_text.h"
+
+namespace deepinfer::server {
+
+namespace asio = boost::asio;
+
+asio::awaitable<void> Api::metrics(HttpExchange& exchange) {
+  HttpReply reply{200, metrics_text(http_metrics_, config_, llm_)};
+  reply.content_type = kMetricsContentType;
+  co_await exchange.reply(std::move(reply));
+}
+
+// vLLM answers 200 whether the cache was emptied or not; here 200 means that it was.
+asio::awaitable<void> Api::reset_prefix_cache(HttpExchange& exchange) {
+  const std::string& query = exchange.request().query;
+  if (query.find("reset_running_requests=") != std::string::npos &&
+      query.find("reset_running_requests=false") == std::string::npos) {
+    co_await exchange.reply(
+        error_reply({400,
+                     "reset_running_requests: this server never ends running requests to "
+                     "empty the cache; leave it out and ask again when none runs",
+                     "invalid_request_error", "reset_running_requests", "unsupported_parameter"}));
+    co_return;
+  }
+  // The engine's thread answers, which is not what a thread of connections waits for.
+  const auto done = co_await text_pool_.run<bool>(
+      [this]() -> Result<bool> { return llm_.load()->engine->reset_prefix_cache(); });
+  if (!done) {
+    co_await exchange.reply(error_reply(to_api_error(done.error())));
+  } else if (!*done) {
+    co_await exchange.reply(error_reply({409,
+                                         "the prefix cache is in use: requests are running; try again when "
+                                         "deepinfer:num_requests_running is 0",
+                                         "conflict_error", "", "requests_running", 1}));
+  } else {
+    HttpReply reply{200, ""};
+    reply.content_type.clear();
+    co_await exchange.reply(std::move(reply));
+  }
+}
+
+}  // namespace deepinfer::server
