@@ -34,7 +34,8 @@ TEST(LogFormat, TextHasItsFieldsAtTheEnd) {
 }
 
 TEST(LogFormat, ClientsCannotBreakALine) {
-  const std::string evil = "a\nb\r\t\x1b[31m\x7f\xc2\x9b\xe2\x80\xa8\xff\xed\xa0\x80\xc0\x80 \xc3\xa9\xf0\x9f\x98\x80";
+  const std::string evil =
+      "a\nb\r\t\x1b[31m\x7f\xc2\x9b\xe2\x80\xa8\xff\xed\xa0\x80\xc0\x80 \xc3\xa9\xf0\x9f\x98\x80";
   LogFields fields;
   fields.add("id", evil);
   const std::string text = line(LogFormat::kText, evil, &fields);
@@ -50,7 +51,8 @@ TEST(LogFormat, ClientsCannotBreakALine) {
 }
 
 TEST(LogFormat, BytesThatEndTooEarlyAreReplaced) {
-  for (const std::string_view cut : {"\xc3", "\xe2\x80", "\xf0\x9f\x98", "\xf5\x80\x80\x80", "\xe0\x80\x80"}) {
+  for (const std::string_view cut :
+       {"\xc3", "\xe2\x80", "\xf0\x9f\x98", "\xf5\x80\x80\x80", "\xe0\x80\x80"}) {
     std::string out;
     append_json_string(out, cut);
     EXPECT_NE(out.find("\xef\xbf\xbd"), std::string::npos);
