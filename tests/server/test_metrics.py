@@ -169,8 +169,8 @@ def test_an_abort_is_counted_and_not_timed(server):
         with httpx.stream("POST", server.url + "/v1/completions", timeout=60,
                           json={"prompt": "Once", "max_tokens": 1000, "ignore_eos": True, "stream": True}) as reply:
             next(reply.iter_lines())
-            assert Scrape(server)["vllm:num_requests_running"] == 1
-            assert Scrape(server)["vllm:kv_cache_usage_perc"] > 0
+            wait_for(server, lambda s: s["vllm:num_requests_running"] == 1 and s["vllm:kv_cache_usage_perc"] > 0
+                     and s["vllm:generation_tokens_total"] > change.before["vllm:generation_tokens_total"])
         wait_for(server, lambda s: s["vllm:num_requests_running"] == 0)
     assert change["vllm:request_success_total", "finished_reason", "abort"] == 1
     assert change["vllm:prompt_tokens_total"] == 1
