@@ -28,7 +28,7 @@ class Server:
         for reader in self.readers:
             reader.start()
         # "http://127.0.0.1:8000", "https://...", or "unix:/path" and a URL for clients that are given the path.
-        address = self._wait_for(r"listening on (\S+)", self.err)
+        address = self._wait_for(r'listening on ([^\s"]+)', self.err)
         if ready:
             self._wait_for(r"^(curl )", self.out)
         self.uds = address.removeprefix("unix:") if address.startswith("unix:") else None
