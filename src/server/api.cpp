@@ -87,6 +87,7 @@ const std::vector<Api::Route>& Api::routes() {
       {"GET", "/v1/gpu/info", &Api::gpu_info, false},
       {"GET", "/metrics", &Api::metrics, false},
       {"POST", "/reset_prefix_cache", &Api::reset_prefix_cache, true},
+      {"GET", "/openapi.json", &Api::openapi, false},
   };
   return kRoutes;
 }

@@ -71,6 +71,7 @@ class Api {
   boost::asio::awaitable<void> gpu_info(HttpExchange& exchange);
   boost::asio::awaitable<void> metrics(HttpExchange& exchange);
   boost::asio::awaitable<void> reset_prefix_cache(HttpExchange& exchange);
+  boost::asio::awaitable<void> openapi(HttpExchange& exchange);
 
   void log_unknown(const boost::json::object& body, const RequestRecord& record);
   std::string model_json(const std::string& name) const;

