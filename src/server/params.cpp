@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <boost/json/serialize.hpp>
+#include <limits>
 
 #include "base/check.h"
 
@@ -251,6 +252,9 @@ void read_param(FieldReader& reader, const ParamRow& row, Request& request) {
     value = reader.integer(row.name, static_cast<int64_t>(row.low), static_cast<int64_t>(row.high));
   else
     value = reader.number(row.name, row.low, row.high, row.kind == kNumberAbove);
+  // What is above the end as a double must stay so as a float.
+  if (value && row.kind == kNumberAbove)
+    value = std::max(*value, row.low + double{std::numeric_limits<float>::min()});
   if (value) row.set(request, *value);
 }
 
