@@ -206,8 +206,11 @@ StepOutput CudaRunner::wait(uint64_t step_id) {
   const auto* logprob = reinterpret_cast<const float*>(out + output_layout_.logprob);
   const auto* top_token = reinterpret_cast<const int32_t*>(out + output_layout_.top_token);
   const auto* top_logprob = reinterpret_cast<const float*>(out + output_layout_.top_logprob);
+  const auto* surprise = reinterpret_cast<const float*>(out + output_layout_.surprise);
   StepOutput output;
   output.accepted.resize(f.sampled.size());
+  if (std::any_of(f.sampled.begin(), f.sampled.end(), [](const Sampled& s) { return s.mirostat; }))
+    output.surprise.assign(f.sampled.size(), 0.0f);
   for (size_t i = 0; i < f.sampled.size(); ++i) {
     const Sampled& s = f.sampled[i];
     OutputToken t{.id = token[s.row]};
@@ -216,6 +219,7 @@ StepOutput CudaRunner::wait(uint64_t step_id) {
       const int64_t at = int64_t{s.row} * kMaxTopLogprobs + k;
       t.top.push_back({top_token[at], top_logprob[at]});
     }
+    if (s.mirostat) output.surprise[i] = surprise[s.row];
     output.accepted[i].push_back(std::move(t));
   }
   read_scores(f, output);

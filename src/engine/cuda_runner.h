@@ -65,6 +65,7 @@ class CudaRunner final : public ModelRunner {
   struct Sampled {
     int32_t row = 0;
     int32_t logprobs = -1;
+    bool mirostat = false;
   };
   // A row with targets, which stand one after another in the order of the rows.
   struct Scored {
@@ -81,17 +82,18 @@ class CudaRunner final : public ModelRunner {
     std::vector<Sampled> sampled;
     std::vector<Scored> scored;
     bool copies_top = false;
+    bool shaped = false;  // some row has llama.cpp's samplers
     cuda::Event done;
   };
   struct Graphs {
-    bool forward_warm = false,
-         sample_warm = false;  // ran once without a graph: libraries chose, code is loaded
-    cuda::Graph forward, sample;
+    // Ran once without a graph: libraries chose, code is loaded.
+    bool forward_warm = false, sample_warm = false, shaped_warm = false;
+    cuda::Graph forward, sample, shaped;  // shaped: the sampling of steps with Flight::shaped
   };
   // Where the sampled tokens stand in `output`, of rows up to max_num_seqs; the same of scores, of a step's
   // tokens.
   struct OutputLayout {
-    size_t logprob = 0, top_token = 0, top_logprob = 0, bytes = 0;
+    size_t logprob = 0, surprise = 0, top_token = 0, top_logprob = 0, bytes = 0;
   };
   struct ScoreLayout {
     size_t rank = 0, top_token = 0, top_logprob = 0, bytes = 0;
@@ -122,7 +124,7 @@ class CudaRunner final : public ModelRunner {
   void sample(const Step& step);
   void pack_samples(const Step& step, Flight& f);
   void run_sample(const Flight& f);
-  void sample_rows(int32_t first, const Tensor& logits);
+  void sample_rows(int32_t first, const Tensor& logits, bool shaped);
   void run_scores(const Flight& f);
   void score_rows(int32_t first, const Tensor& logits);
   void read_scores(const Flight& f, StepOutput& output) const;

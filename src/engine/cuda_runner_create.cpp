@@ -234,7 +234,8 @@ Result<void> CudaRunner::allocate_flights() {
   const size_t rows = static_cast<size_t>(options_.max_num_seqs);
   OutputLayout& out = output_layout_;
   out.logprob = round_up(rows * sizeof(int32_t), 16);
-  out.top_token = out.logprob + round_up(rows * sizeof(float), 16);
+  out.surprise = out.logprob + round_up(rows * sizeof(float), 16);
+  out.top_token = out.surprise + round_up(rows * sizeof(float), 16);
   out.top_logprob = out.top_token + round_up(rows * kMaxTopLogprobs * sizeof(int32_t), 16);
   out.bytes = out.top_logprob + rows * kMaxTopLogprobs * sizeof(float);
   DI_ASSIGN(output_memory_, gpu_->allocate(out.bytes));

@@ -25,16 +25,17 @@ void CudaRunner::sample(const Step& step) {
   if (f.shape.logit_rows > 0) {
     if (f.padded) {
       Graphs& graphs = graphs_[f.shape.rows];
-      replay(graphs.sample, graphs.sample_warm, [&] { run_sample(f); });
+      replay(f.shaped ? graphs.shaped : graphs.sample, f.shaped ? graphs.shaped_warm : graphs.sample_warm,
+             [&] { run_sample(f); });
     } else {
       run_sample(f);
     }
   }
   if (!f.sampled.empty()) {
-    const bool logprobs =
-        std::any_of(f.sampled.begin(), f.sampled.end(), [](const Sampled& s) { return s.logprobs >= 0; });
+    const bool more = std::any_of(f.sampled.begin(), f.sampled.end(),
+                                  [](const Sampled& s) { return s.logprobs >= 0 || s.mirostat; });
     const size_t bytes = f.copies_top ? output_layout_.bytes
-                         : logprobs   ? output_layout_.top_token
+                         : more       ? output_layout_.top_token
                                       : output_layout_.logprob;
     gpu_->copy_out(f.output.data(), output_memory_.data(), bytes);
   }
@@ -58,7 +59,7 @@ void CudaRunner::pack_samples(const Step& step, Flight& f) {
     }
     r = row.sampling;
     r.slot = row.slot;
-    f.sampled.push_back({at, r.logprobs});
+    f.sampled.push_back({at, r.logprobs, r.mirostat != 0});
     f.copies_top = f.copies_top || r.logprobs > 0;
     masks = masks || r.mask != nullptr;
   }
@@ -72,7 +73,7 @@ void CudaRunner::pack_samples(const Step& step, Flight& f) {
   if (!packed.fits) {
     // Long lists of biases. Steps in flight read the old block, and graphs know its address.
     gpu_->synchronize();
-    for (auto& [rows, graphs] : graphs_) graphs.sample = {};
+    for (auto& [rows, graphs] : graphs_) graphs.sample = {}, graphs.shaped = {};
     if (Result<void> grown = allocate_sampler(2 * packed.list_words); !grown)
       throw cuda::CudaOutOfMemory(grown.error().message);
     packing.layout = sample_block_.layout;
@@ -80,6 +81,7 @@ void CudaRunner::pack_samples(const Step& step, Flight& f) {
     DI_CHECK(packed.fits, "a sampling block of {} words for {}", sample_block_.layout.list_words,
              packed.list_words);
   }
+  f.shaped = packed.shaped;
   gpu_->copy_in(sample_block_.data, f.sample_block.data(), packed.bytes);
   if (masks) {
     auto* host = reinterpret_cast<uint32_t*>(f.masks.data());
@@ -96,7 +98,7 @@ void CudaRunner::run_sample(const Flight& f) {
     const Tensor logits = in_pieces(f.shape) ? piece_of(f, first, count, false)
                                              : make_tensor(logits_memory_.data(), DType::kF32,
                                                            {count, info_.vocab_size}, context_.device);
-    sample_rows(first, logits);
+    sample_rows(first, logits, f.shaped);
   }
 }
 
@@ -140,16 +142,18 @@ void CudaRunner::score_rows(int32_t first, const Tensor& logits) {
   ops::score(context_, p);
 }
 
-void CudaRunner::sample_rows(int32_t first, const Tensor& logits) {
+void CudaRunner::sample_rows(int32_t first, const Tensor& logits, bool shaped) {
   std::byte* out = output_memory_.data();
   const cuda::SampleOutputs outputs{.token = reinterpret_cast<int32_t*>(out),
                                     .logprob = reinterpret_cast<float*>(out + output_layout_.logprob),
                                     .top_token = reinterpret_cast<int32_t*>(out + output_layout_.top_token),
                                     .top_logprob = reinterpret_cast<float*>(out + output_layout_.top_logprob),
                                     .top_stride = kMaxTopLogprobs,
-                                    .last_token = state_.last_token};
+                                    .last_token = state_.last_token,
+                                    .surprise = reinterpret_cast<float*>(out + output_layout_.surprise)};
   cuda::DeviceSampleBlock block = sample_block_;
   block.first_row = first;
+  block.shaped = shaped;
   cuda::sample_device(*gpu_, logits, block, device_batch_, info_.block_size, outputs, sample_scratch_.data());
 }
 

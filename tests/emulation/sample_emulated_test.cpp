@@ -31,6 +31,52 @@ TEST(CudaSample, AnyParametersOnAnyLogits) {
   EXPECT_LE(tally.unlike_cpu, tally.rows / 200);
 }
 
+TEST(CudaSample, LlamaSamplersOnAnyLogits) {
+  DI_NEEDS_CARD();
+  constexpr uint64_t kSeed = 31415;
+  RecordProperty("seed", kSeed);
+  Random random(kSeed);
+  Card card;
+  Tally tally;
+  for (const int64_t vocab : {1, 2, 3, 5, 31, 33, 64, 100, 101, 129, 500, 640, 1025, 2049, 4099}) {
+    for (int round = 0; round < (vocab < 600 ? 6 : 2); ++round) {
+      Rows rows(vocab);
+      for (int i = 0; i < (vocab < 600 ? 24 : 12); ++i) add_shaped_row(rows, random);
+      expect_right(rows, on_card(card, rows), tally);
+    }
+  }
+  printf("%d rows; %d with a token more or less in the cut, %d not the CPU's token\n", tally.rows, tally.cuts,
+         tally.unlike_cpu);
+  EXPECT_LE(tally.cuts, tally.rows / 100);
+  EXPECT_LE(tally.unlike_cpu, tally.rows / 100);
+}
+
+// No list holds the candidates, and all distances, surprises and ranks are nearly or quite equal.
+TEST(CudaSample, LlamaSamplersOnFlatDistributions) {
+  DI_NEEDS_CARD();
+  Random random(79);
+  Card card;
+  Tally tally;
+  for (const int64_t vocab : {300, 6001}) {
+    Rows rows(vocab);
+    const std::vector<float> near = random_floats(random, vocab, 1e-3f), equal(vocab, 1.25f);
+    for (const auto* x : {&near, &equal}) {
+      for (const float top_p : {1.0f, 0.5f}) {
+        rows.add({.seed = random(), .top_p = top_p, .typical_p = 0.5f}, *x);
+        rows.add({.seed = random(), .top_p = top_p, .top_n_sigma = 0.7f}, *x);
+        rows.add({.seed = random(), .top_p = top_p, .xtc_probability = 1, .xtc_threshold = 1e-5f}, *x);
+        rows.add({.seed = random(), .top_p = top_p, .dynatemp_range = 0.5f}, *x);
+      }
+      for (const float mu : {-1.0f, 0.0f, 3.0f, 15.0f, 400.0f}) {
+        rows.add({.seed = random(), .mirostat = 1, .mirostat_mu = mu}, *x);
+        rows.add({.seed = random(), .mirostat = 2, .mirostat_mu = mu}, *x);
+      }
+    }
+    expect_right(rows, on_card(card, rows), tally);
+  }
+  EXPECT_LE(tally.cuts, 6);
+}
+
 // Where thousands of candidates are equal or nearly so, no list holds them.
 TEST(CudaSample, FlatDistributions) {
   DI_NEEDS_CARD();

@@ -97,15 +97,46 @@ inline void add_random_row(Rows& rows, Random& random) {
   rows.add(row, x);
 }
 
+// With llama.cpp's samplers besides.
+inline void add_shaped_row(Rows& rows, Random& random) {
+  const auto real = [&] { return static_cast<float>(random() % 10001) / 10000.0f; };
+  add_random_row(rows, random);
+  SampleRow& row = rows.rows.back();
+  if (random() % 4) row.temperature = 2 * real() + 0.05f;
+  if (random() % 3) row.top_k = 0;
+  if (random() % 2) row.typical_p = random() % 4 ? real() * 0.98f + 0.001f : 0.001f * real() + 1e-6f;
+  if (random() % 3 == 0) row.top_n_sigma = 4 * real();
+  if (random() % 3 == 0) {
+    row.xtc_probability = random() % 2 ? 1.0f : real();
+    row.xtc_threshold = random() % 5 ? 0.2f * real() : 0.6f * real();
+    if (random() % 8 == 0) row.xtc_threshold = 0;
+  }
+  if (random() % 4 == 0) {
+    row.dynatemp_range = 2 * real();
+    row.dynatemp_exponent = 3 * real() + 0.1f;
+  }
+  if (random() % 4 == 0) {
+    row.mirostat = 1 + static_cast<int32_t>(random() % 2);
+    row.mirostat_mu = 20 * real() - 2;
+  }
+  if (random() % 4 == 0) {
+    std::vector<LogitBias>& late = rows.biases.emplace_back();
+    for (int32_t id = 0; id < rows.vocab; id += 1 + static_cast<int32_t>(random() % 9))
+      late.push_back({id, -10 * real()});
+    row.late_bias = late;
+  }
+}
+
 struct Outcome {
   std::vector<int32_t> token;
   std::vector<float> logprob;
   std::vector<int32_t> top_token;
   std::vector<float> top_logprob;
   std::vector<int32_t> last;
+  std::vector<float> surprise;
 
   bool operator==(const Outcome& o) const {
-    return token == o.token && top_token == o.top_token && last == o.last &&
+    return token == o.token && top_token == o.top_token && last == o.last && surprise == o.surprise &&
            !std::memcmp(logprob.data(), o.logprob.data(), logprob.size() * sizeof(float)) &&
            !std::memcmp(top_logprob.data(), o.top_logprob.data(), top_logprob.size() * sizeof(float));
   }
@@ -114,8 +145,9 @@ struct Outcome {
 inline constexpr int64_t kTop = kMaxTopLogprobs;
 
 inline Outcome blank(size_t rows) {
-  return {std::vector<int32_t>(rows, -7), std::vector<float>(rows, 7), std::vector<int32_t>(rows * kTop, -7),
-          std::vector<float>(rows * kTop, 7), std::vector<int32_t>(rows, -7)};
+  return {std::vector<int32_t>(rows, -7),        std::vector<float>(rows, 7),
+          std::vector<int32_t>(rows * kTop, -7), std::vector<float>(rows * kTop, 7),
+          std::vector<int32_t>(rows, -7),        std::vector<float>(rows, -7)};
 }
 
 inline Outcome on_cpu(const Rows& rows) {
@@ -130,7 +162,8 @@ inline Outcome on_cpu(const Rows& rows) {
                                 .token = make_tensor(out.token.data(), DType::kI32, {n}),
                                 .logprob = make_tensor(out.logprob.data(), DType::kF32, {n}),
                                 .top_token = make_tensor(out.top_token.data(), DType::kI32, {n, kTop}),
-                                .top_logprob = make_tensor(out.top_logprob.data(), DType::kF32, {n, kTop})});
+                                .top_logprob = make_tensor(out.top_logprob.data(), DType::kF32, {n, kTop}),
+                                .surprise = make_tensor(out.surprise.data(), DType::kF32, {n})});
   return out;
 }
 
@@ -143,24 +176,29 @@ struct DeviceOutcome {
         logprob(c.upload(blank(n).logprob)),
         top_token(c.upload(blank(n).top_token)),
         top_logprob(c.upload(blank(n).top_logprob)),
-        last(c.upload(blank(n).last)) {}
+        last(c.upload(blank(n).last)),
+        surprise(c.upload(blank(n).surprise)) {}
 
   cuda::SampleOutputs outputs() const {
     return {.token = reinterpret_cast<int32_t*>(token.data()),
             .logprob = reinterpret_cast<float*>(logprob.data()),
             .top_token = reinterpret_cast<int32_t*>(top_token.data()),
             .top_logprob = reinterpret_cast<float*>(top_logprob.data()),
-            .last_token = reinterpret_cast<int32_t*>(last.data())};
+            .last_token = reinterpret_cast<int32_t*>(last.data()),
+            .surprise = reinterpret_cast<float*>(surprise.data())};
   }
   Outcome read() const {
-    return {card.read<int32_t>(token.data(), rows), card.read<float>(logprob.data(), rows),
+    return {card.read<int32_t>(token.data(), rows),
+            card.read<float>(logprob.data(), rows),
             card.read<int32_t>(top_token.data(), rows * kTop),
-            card.read<float>(top_logprob.data(), rows * kTop), card.read<int32_t>(last.data(), rows)};
+            card.read<float>(top_logprob.data(), rows * kTop),
+            card.read<int32_t>(last.data(), rows),
+            card.read<float>(surprise.data(), rows)};
   }
 
   Card& card;
   size_t rows;
-  Buffer token, logprob, top_token, top_logprob, last;
+  Buffer token, logprob, top_token, top_logprob, last, surprise;
 };
 
 inline Outcome on_card(Card& card, const Rows& rows) {
@@ -175,7 +213,8 @@ inline Outcome on_card(Card& card, const Rows& rows) {
                .token = make_tensor(out.token.data(), DType::kI32, {n}, kCard),
                .logprob = make_tensor(out.logprob.data(), DType::kF32, {n}, kCard),
                .top_token = make_tensor(out.top_token.data(), DType::kI32, {n, kTop}, kCard),
-               .top_logprob = make_tensor(out.top_logprob.data(), DType::kF32, {n, kTop}, kCard)});
+               .top_logprob = make_tensor(out.top_logprob.data(), DType::kF32, {n, kTop}, kCard),
+               .surprise = make_tensor(out.surprise.data(), DType::kF32, {n}, kCard)});
   const std::vector<float> after = card.read<float>(logits.data(), rows.logits.size());
   EXPECT_EQ(std::memcmp(after.data(), rows.logits.data(), after.size() * sizeof(float)), 0)
       << "the logits were changed";
@@ -201,16 +240,27 @@ inline double rounding(const std::vector<double>& p) {
   return 2 * sum + static_cast<double>(p.size()) * 0x1p-44;
 }
 
-// 0: the reference's token; 1: right if top_p and min_p cut one token off more or less, which rounding may
-// do; 2: wrong.
-inline int verdict(std::span<const float> logits, const SampleRow& row, int32_t token) {
-  const double noise = cpu::uniform(row.seed, row.position);
-  for (const double part : {0.0, -3e-6, 3e-6}) {
-    SampleRow r = row;
-    r.top_p = row.top_p < 1 ? std::min(1.0f, static_cast<float>(row.top_p * (1 + part))) : 1.0f;
-    r.min_p = static_cast<float>(row.min_p * (1 - part));
-    const std::vector<double> p = ref::token_probabilities(logits, r);
-    if (distance_from(p, noise, token, rounding(p)) <= 0) return part == 0 ? 0 : 1;
+// 0: the reference's token; 1: right if the cuts leave a token more or less, which rounding may do; 2: wrong.
+// *p: the probabilities that it is right with.
+inline int verdict(std::span<const float> logits, const SampleRow& row, int32_t token,
+                   std::vector<double>* p) {
+  const cpu::Noise noise = cpu::noise_of(row.seed, row.position);
+  const bool xtc = noise.coin < row.xtc_probability;
+  const std::vector<double> parts = row.shaped() ? std::vector<double>{0.0, -3e-6, 3e-6, -1e-4, 1e-4}
+                                                 : std::vector<double>{0.0, -3e-6, 3e-6};
+  for (const double part : parts) {
+    for (const double other : row.shaped() ? parts : std::vector<double>{part}) {
+      SampleRow r = row;
+      r.top_p = row.top_p < 1 ? std::min(1.0f, static_cast<float>(row.top_p * (1 + part))) : 1.0f;
+      r.min_p = static_cast<float>(row.min_p * (1 - part));
+      r.typical_p =
+          row.typical_p < 1 ? std::min(1.0f, static_cast<float>(row.typical_p * (1 + other))) : 1.0f;
+      r.xtc_threshold = static_cast<float>(row.xtc_threshold * (1 + other));
+      r.top_n_sigma = static_cast<float>(row.top_n_sigma * (1 + part));
+      r.mirostat_mu = static_cast<float>(row.mirostat_mu * (1 + part));
+      *p = ref::token_probabilities(logits, r, xtc);
+      if (distance_from(*p, noise.draw, token, rounding(*p)) <= 0) return part == 0 && other == 0 ? 0 : 1;
+    }
   }
   return 2;
 }
@@ -219,10 +269,13 @@ inline std::string describe(const SampleRow& r) {
   return fmt::format(
       "temperature {} top_p {} min_p {} top_k {} penalties {} {} {} of {} and {} tokens, {} biases, {} "
       "banned, "
-      "mask {}, seed {} position {} logprobs {}",
+      "mask {}, seed {} position {} logprobs {}, typical_p {} top_n_sigma {} xtc {} {} dynatemp {} {} "
+      "mirostat {} "
+      "{}, {} late",
       r.temperature, r.top_p, r.min_p, r.top_k, r.presence_penalty, r.frequency_penalty, r.repetition_penalty,
       r.prompt.size(), r.output.size(), r.bias.size(), r.banned.size(), r.mask != nullptr, r.seed, r.position,
-      r.logprobs);
+      r.logprobs, r.typical_p, r.top_n_sigma, r.xtc_probability, r.xtc_threshold, r.dynatemp_range,
+      r.dynatemp_exponent, r.mirostat, r.mirostat_mu, r.late_bias.size());
 }
 
 inline void expect_logprobs(const Rows& rows, size_t i, const Outcome& out) {
@@ -263,11 +316,18 @@ inline void expect_right(const Rows& rows, const Outcome& out, Tally& tally) {
     ASSERT_GE(out.token[i], 0);
     ASSERT_LT(out.token[i], rows.vocab);
     EXPECT_EQ(out.last[i], out.token[i]);
-    const int v = verdict(rows.row(i), rows.rows[i], out.token[i]);
+    std::vector<double> p;
+    const int v = verdict(rows.row(i), rows.rows[i], out.token[i], &p);
     EXPECT_LT(v, 2) << "token " << out.token[i] << ", the CPU's " << cpu.token[i];
     expect_logprobs(rows, i, out);
-    const bool greedy = rows.rows[i].temperature < 1e-5f || rows.rows[i].top_k == 1;
+    const bool greedy = rows.rows[i].greedy();
     if (greedy) EXPECT_EQ(out.token[i], cpu.token[i]);
+    if (rows.rows[i].mirostat == 0) {
+      EXPECT_EQ(out.surprise[i], -7.0f) << "not asked for, not written";
+    } else {
+      EXPECT_NEAR(out.surprise[i], p[out.token[i]] > 0 ? -std::log2(p[out.token[i]]) : 0, 1e-4);
+      if (out.token[i] == cpu.token[i] && v == 0) EXPECT_NEAR(out.surprise[i], cpu.surprise[i], 1e-4);
+    }
     ++tally.rows;
     tally.cuts += v == 1;
     tally.unlike_cpu += out.token[i] != cpu.token[i];

@@ -123,7 +123,7 @@ void cut_mirostat(std::vector<double>& x, const SampleRow& row) {
     squares += t * t;
   }
   if (squares == 0) return keep_first(x, 1);
-  const double slope = products / squares, e = slope - 1;
+  const double slope = std::max(products / squares, 1e-9), e = slope - 1;
   const double quotient = std::fabs(e) < 1e-6 ? 1 / std::log(static_cast<double>(x.size()))
                                               : e / (1 - std::pow(static_cast<double>(x.size()), -e));
   const double k = std::pow(quotient * std::exp2(static_cast<double>(row.mirostat_mu)), 1 / slope);

@@ -172,12 +172,12 @@ class Shaper {
     }
     int64_t k = 1;
     if (top > 1) {
-      const double slope = products / squares, epsilon = slope - 1,
-                   log_vocab = std::log(static_cast<double>(vocab_));
+      const double slope = std::max(products / squares, 1e-9), epsilon = slope - 1;
+      const double log_vocab = std::log(static_cast<double>(vocab_));
       // Towards a slope of 1 the quotient becomes 1 / log V.
       const double quotient =
           std::fabs(epsilon) < 1e-6 ? 1 / log_vocab : epsilon / (1 - std::exp(-epsilon * log_vocab));
-      const double found = std::pow(quotient * std::exp2(static_cast<double>(row_.mirostat_mu)), 1 / slope);
+      const double found = std::exp((std::log(quotient) + row_.mirostat_mu * std::log(2.0)) / slope);
       k = found >= static_cast<double>(vocab_) ? vocab_ : std::max<int64_t>(static_cast<int64_t>(found), 1);
     }
     const int64_t n = list_.select_top(k, floor);

@@ -1,5 +1,7 @@
 // Sampling. A block of threads takes a row: S blocks for rows that are read as they are, and behind them as
 // many as scratch has rows, which share the rows that are changed first (bias, banned tokens, penalties).
+// Rows with llama.cpp's samplers are changed too, by a kernel of their own, which runs only where there are
+// some.
 //
 // A row costs a pass over its logits for the largest, with top_k or top_p one or two more, in which the few
 // candidates are put into shared memory and ranked there (a radix selection, which reads the whole row again
@@ -13,6 +15,7 @@
 #include "backend/cuda/sample.h"
 #include "backend/cuda/sample_block.cuh"
 #include "backend/cuda/sample_layout.h"
+#include "backend/cuda/sample_shape.cuh"
 #include "backend/cuda_error.h"
 #include "base/check.h"
 
@@ -37,8 +40,11 @@ struct Args {
 
 constexpr uint32_t kInPrompt = 1u << 31;
 
-// Philox4x32-10, as cpu::uniform(): the 53 bits of the noise, at the top of 64.
-__device__ inline uint64_t noise_of(uint64_t seed, int64_t position) {
+// Philox4x32-10, as cpu::noise_of(): twice 53 bits, at the top of 64.
+struct Noise {
+  uint64_t draw = 0, coin = 0;
+};
+__device__ inline Noise noise_of(uint64_t seed, int64_t position) {
   uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
   uint32_t c[4] = {static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), 0, 0};
   for (int round = 0; round < 10; ++round) {
@@ -50,7 +56,8 @@ __device__ inline uint64_t noise_of(uint64_t seed, int64_t position) {
     key0 += 0x9E3779B9;
     key1 += 0xBB67AE85;
   }
-  return (static_cast<uint64_t>(c[0]) << 32 | c[1]) & ~uint64_t{2047};
+  return {(static_cast<uint64_t>(c[0]) << 32 | c[1]) & ~uint64_t{2047},
+          (static_cast<uint64_t>(c[2]) << 32 | c[3]) & ~uint64_t{2047}};
 }
 
 // The high 64 bits of the product.
@@ -61,9 +68,10 @@ __device__ inline uint64_t multiply_high(uint64_t a, uint64_t b) {
   return a1 * b1 + (middle >> 32) + (other >> 32);
 }
 
-template <int kThreads>
-class RowSampler : Block<kThreads> {
-  using B = Block<kThreads>;
+template <int kThreads, bool kShaped>
+class RowSampler : Block<kThreads, kShaped> {
+  using B = Block<kThreads, kShaped>;
+  using S = Shape<kThreads>;
 
  public:
   __device__ RowSampler(const Args& args, int32_t index)
@@ -82,11 +90,16 @@ class RowSampler : Block<kThreads> {
     if (changed) x = change(x, scratch_row);
     if (!same) best = B::largest(x, &own);
 
+    if ((row_.flags & kSampleMirostat) != 0 && B::thread() == 0) a_.out.surprise[index_] = 0;
     int32_t token = best.id();
-    if (!finite(best))
+    if (!finite(best)) {
       token = lowest_allowed();
-    else if ((row_.flags & kSampleGreedy) == 0)
-      token = draw(x, value_of(best.key()), own);
+    } else if ((row_.flags & kSampleGreedy) == 0) {
+      if constexpr (kShaped)
+        token = draw_shaped(x, best, own);
+      else
+        token = draw(x, value_of(best.key()), own);
+    }
     if (B::thread() != 0) return;
     a_.out.token[index_] = token;
     if (a_.out.last_token != nullptr) a_.out.last_token[row_.slot] = token;
@@ -181,6 +194,13 @@ class RowSampler : Block<kThreads> {
     }
     sync_threads();
     if ((row_.flags & kSamplePenalties) != 0) apply_penalties(x, a_.counts + offset);
+    if ((row_.flags & kSampleExtra) != 0) {
+      const ListSpan late = shape().late;
+      const int32_t* list = a_.lists + late.begin;
+      for (int32_t i = B::thread(); i < late.count; i += kThreads)
+        if (in_vocab(list[2 * i])) x[list[2 * i]] += bit_cast<float>(list[2 * i + 1]);
+      sync_threads();
+    }
     return {.x = x, .vocab = a_.vocab};
   }
 
@@ -272,12 +292,64 @@ class RowSampler : Block<kThreads> {
     return B::template select<true>(x, *listed, weights, cut, maximum(need, uint64_t{1}));
   }
 
+  __device__ Noise noise() const {
+    const int64_t position =
+        a_.batch.position == nullptr ? row_.position : a_.batch.position[a_.batch.logit_token[index_]] + 1;
+    return noise_of(row_.seed, position);
+  }
+
+  __device__ const DeviceShape& shape() const {
+    return *reinterpret_cast<const DeviceShape*>(a_.lists + row_.bias.begin - kShapeWords);
+  }
+
+  // As cpu::choose_shaped(). x is in scratch: what is cut off becomes -inf there, unless `cut` can say it.
+  __device__ int32_t draw_shaped(const Logits& x, Ranked best, uint32_t own) {
+    const DeviceShape& shape = this->shape();
+    float* const values = a_.scratch + (x.x - a_.scratch);
+    Weights weights{value_of(best.key()), row_.scale, unit_of(a_.vocab)};
+    Cut cut = all_finite();
+    int32_t listed = -1;
+    if (shape.mirostat != 0) {
+      cut = raised(cut, weights.max - kNoWeight * shape.temperature, weights.max);
+      if (shape.mirostat == 2) {
+        cut = S::cut_surprise(x, weights, cut, best, shape);
+      } else {
+        const Cut top = first_of(x, minimum(kSlopeTokens, a_.vocab), cut, own, &listed);
+        cut = first_of(x, S::zipf_tokens(x, listed, weights, top, shape.mu), cut, own, &listed);
+      }
+      const int32_t token = invert(x, weights, cut, listed);
+      const uint64_t sum = B::weigh(x, listed, weights, cut);
+      const auto odds = static_cast<double>(sum) / static_cast<double>(weights.of(x.at(token)));
+      if (B::thread() == 0) a_.out.surprise[index_] = log2f(static_cast<float>(odds));
+      return token;
+    }
+    double min_p_floor = row_.floor;
+    if (shape.top_n_sigma > 0) cut = S::cut_sigma(x, weights.max, cut, shape.top_n_sigma);
+    if (shape.dynatemp_range > 0 && a_.vocab > 1) {
+      const double temperature = S::dynamic_temperature(x, weights, cut, shape);
+      if (temperature < 1e-5) return best.id();
+      weights.scale = static_cast<float>(1 / temperature);
+      min_p_floor *= temperature / shape.temperature;
+    }
+    if (row_.min_p > 0) cut = raised(cut, weights.max + min_p_floor, weights.max);
+    if (row_.top_k > 0) cut = first_of(x, row_.top_k, cut, own, &listed);
+    if (shape.typical_p < 1) {
+      S::cut_typical(x, values, listed, weights, cut, shape.typical_p);
+      cut = all_finite();
+      listed = B::collect(x, cut);
+    }
+    if (row_.top_p < 1) cut = nucleus(x, weights, cut, &listed);
+    if (static_cast<double>(noise().coin >> 11) * 0x1p-53 < shape.xtc_probability) {
+      S::cut_xtc(x, values, listed, weights, cut, shape.xtc_threshold);
+      if (listed >= 0) listed = B::collect(x, cut);
+    }
+    return invert(x, weights, cut, listed);
+  }
+
   // The token at which the weights of what `cut` keeps, summed by id, exceed the noise's part of their sum.
   __device__ int32_t invert(const Logits& x, const Weights& weights, Cut cut, int32_t listed) {
     const uint64_t all = B::weigh(x, listed, weights, cut);
-    const int64_t position =
-        a_.batch.position == nullptr ? row_.position : a_.batch.position[a_.batch.logit_token[index_]] + 1;
-    uint64_t left = multiply_high(noise_of(row_.seed, position), all);
+    uint64_t left = multiply_high(noise().draw, all);
     if (listed >= 0)
       return static_cast<int32_t>(B::template last_id<true>(x, listed, weights, cut, left + 1));
     int warp = 0;
@@ -316,23 +388,25 @@ class RowSampler : Block<kThreads> {
 };
 
 // Block b < rows: row b of the logits, unless it is changed. The others: changed rows of these logits, in
-// turn.
-template <int kThreads>
+// turn. kShaped: all blocks are such others, for the rows that the other kernel leaves out.
+template <int kThreads, bool kShaped>
 __global__ void __launch_bounds__(kThreads, 1) sample_rows(const __grid_constant__ Args args) {
   grid_dependency_wait();
   grid_launch_dependents();
   const auto block = static_cast<int32_t>(blockIdx.x);
-  const bool changed = block >= args.rows;
-  const int32_t mine = changed ? block - args.rows : 0;
+  const int32_t plain = kShaped ? 0 : args.rows;
+  const bool changed = block >= plain;
+  const int32_t mine = changed ? block - plain : 0;
   const int32_t count = changed ? args.changed[0] : 1;
   for (int32_t i = mine; i < count; i += args.scratch_rows) {
     const int32_t index = changed ? args.changed[1 + i] : args.first_row + block;
     if (index < args.first_row || index >= args.first_row + args.rows) continue;
     const DeviceSampleRow& row = args.row[index];
+    const bool shaped = (row.flags & kSampleShaped) != 0;
     if ((row.flags & kSamplePadding) != 0) {
-      if (threadIdx.x == 0 && args.out.last_token != nullptr) args.out.last_token[row.slot] = 0;
-    } else if (changed == ((row.flags & kSampleChanged) != 0)) {
-      RowSampler<kThreads>(args, index).run(mine);
+      if (!kShaped && threadIdx.x == 0 && args.out.last_token != nullptr) args.out.last_token[row.slot] = 0;
+    } else if (shaped == kShaped && changed == ((row.flags & kSampleChanged) != 0)) {
+      RowSampler<kThreads, kShaped>(args, index).run(mine);
     }
     sync_threads();
   }
@@ -357,12 +431,15 @@ int32_t log2_of(int32_t block_size) {
 }
 
 template <int kThreads>
-void launch_rows(Gpu& gpu, const sampling::Args& args) {
+void launch_rows(Gpu& gpu, const sampling::Args& args, bool shaped) {
   LaunchConfig config{.grid = dim3(static_cast<unsigned>(args.rows + args.scratch_rows)),
                       .block = dim3(kThreads),
                       .stream = stream_of(gpu),
                       .pdl = gpu.pdl};
-  launch(config, sampling::sample_rows<kThreads>, args);
+  launch(config, sampling::sample_rows<kThreads, false>, args);
+  if (!shaped) return;
+  config.grid = dim3(static_cast<unsigned>(args.scratch_rows));
+  launch(config, sampling::sample_rows<kThreads, true>, args);
 }
 
 // Frees what a launch used after the stream is done with it, exceptions included.
@@ -407,10 +484,10 @@ void sample_device_with(int threads, Gpu& gpu, const SampleCall& call) {
   args.counts =
       reinterpret_cast<uint32_t*>(args.scratch + padded * scratch_rows(block.layout.max_rows, vocab));
 #ifdef DEEPINFER_EMULATION
-  if (threads == 1024) return launch_rows<1024>(gpu, args);
+  if (threads == 1024) return launch_rows<1024>(gpu, args, block.shaped);
 #endif
   DI_CHECK(threads == kSampleThreads, "sample: {} threads a block", threads);
-  launch_rows<kSampleThreads>(gpu, args);
+  launch_rows<kSampleThreads>(gpu, args, block.shaped);
 }
 
 void sample_device(Gpu& gpu, const Tensor& logits, const DeviceSampleBlock& block, const DeviceBatch& batch,
@@ -434,6 +511,8 @@ void check_outputs(const SampleParams& p) {
     DI_CHECK(k <= 0 || (p.top_token && p.top_logprob && p.top_token.size(-1) >= k &&
                         p.top_logprob.size(-1) >= k && p.top_token.stride[0] == p.top_logprob.stride[0]),
              "sample.top_token: got {}, row {} wants {}", p.top_token.describe(), i, k);
+    DI_CHECK(row.mirostat == 0 || (p.surprise && p.surprise.elems() > static_cast<int64_t>(i)),
+             "sample.surprise: got {}, row {} wants one", p.surprise.describe(), i);
     if (p.slots == nullptr) continue;
     const int64_t slots = p.slots->last_token.elems();
     DI_CHECK(row.slot >= 0 && row.slot < slots, "sample: slot {} of {}", row.slot, slots);
@@ -470,10 +549,12 @@ void sample(Context& context, const SampleParams& p) {
                     .logprob = p.logprob.as<float>(),
                     .top_token = p.top_token.as<int32_t>(),
                     .top_logprob = p.top_logprob.as<float>(),
-                    .last_token = p.slots == nullptr ? nullptr : p.slots->last_token.as<int32_t>()};
+                    .last_token = p.slots == nullptr ? nullptr : p.slots->last_token.as<int32_t>(),
+                    .surprise = p.surprise.as<float>()};
   if (p.top_token) out.top_stride = p.top_token.stride[0];
   const DeviceSampleBlock block{device.data(), packing.layout,
-                                reinterpret_cast<const uint32_t*>(device.data() + block_bytes)};
+                                reinterpret_cast<const uint32_t*>(device.data() + block_bytes), 0,
+                                packed.shaped};
   sample_device(gpu, p.logits, block, {}, 1, out, scratch.data());
   gpu.synchronize();
 }

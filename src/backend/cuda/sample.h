@@ -48,7 +48,7 @@ struct DeviceSampleRow {
 // Sizes of a block, fixed while graphs that read it live.
 struct SampleBlockLayout {
   int32_t max_rows = 0;    // padding included
-  int32_t list_words = 0;  // for all lists of a step: 2 an entry of bias, 1 a banned token
+  int32_t list_words = 0;  // for all lists of a step: see list_words()
 };
 
 // Multiple of 16, as the block's address must be.
@@ -60,6 +60,7 @@ struct DeviceSampleBlock {
   SampleBlockLayout layout;
   const uint32_t* masks = nullptr;  // [max_rows][mask_words(vocab)], rows as pack_masks() numbers them
   int32_t first_row = 0;            // of the block: what row 0 of the logits is, when they come in pieces
+  bool shaped = false;              // Packed::shaped: one more kernel
 };
 
 struct SamplePacking {
@@ -75,6 +76,7 @@ struct SamplePacking {
 struct Packed {
   size_t bytes = 0;        // of the block that are in use: copy so many
   int32_t list_words = 0;  // that the rows need
+  bool shaped = false;     // some row asks for llama.cpp's samplers
   bool fits = false;       // false: nothing is packed, the layout needs more rows or list_words
 };
 
@@ -97,6 +99,7 @@ struct SampleOutputs {
   float* top_logprob = nullptr;  // [S, top_stride]: -inf there
   int64_t top_stride = kMaxTopLogprobs;
   int32_t* last_token = nullptr;  // [slots], or null
+  float* surprise = nullptr;      // [S], or null when no row has mirostat
 };
 
 // Memory of the kernel: its owner zeroes it once, and every launch leaves it so. At most about 64 MB.
@@ -104,7 +107,7 @@ size_t sample_scratch_bytes(int32_t max_rows, int64_t vocab);
 
 // logits: [S, V] F32 in the device's memory, not changed. batch: logit_token, position, and for penalties
 // with a history the block tables; pass {} when the block has tokens in its lists. Asynchronous; may be
-// captured: all that decides the launch is S, V and max_rows.
+// captured: all that decides the launch is S, V, max_rows and shaped.
 // `scratch`: sample_scratch_bytes(layout.max_rows, V).
 void sample_device(Gpu& gpu, const Tensor& logits, const DeviceSampleBlock& block, const DeviceBatch& batch,
                    int32_t block_size, const SampleOutputs& out, std::byte* scratch);

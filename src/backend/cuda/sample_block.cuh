@@ -116,9 +116,12 @@ struct Shared {
   int32_t token;
   float max;       // of the raw logits
   double log_sum;  // of their weights
+  double shape;    // what thread 0 found out for all
 };
 
-template <int kThreads>
+// kShaped: for the kernel of rows with llama.cpp's samplers, which has functions of its own, so that the
+// other one's have no registers to save.
+template <int kThreads, bool kShaped = false>
 struct Block {
   static_assert(kThreads % 32 == 0 && kThreads <= 1024 && kBins % kThreads == 0);
   static constexpr int kWarps = kThreads / 32;

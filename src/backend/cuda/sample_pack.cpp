@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 #include <utility>
 #include <vector>
@@ -10,16 +11,20 @@
 namespace deepinfer::cuda {
 namespace {
 
-constexpr float kGreedyBelow = 1e-5f;  // as on the CPU
 constexpr size_t kScratchBytes = size_t{64} << 20;
 
 bool has_penalties(const SampleRow& row) {
   return row.repetition_penalty != 1.0f || row.frequency_penalty != 0 || row.presence_penalty != 0;
 }
 
+bool has_extra(const SampleRow& row) {
+  return row.shaped() || row.mirostat != 0 || !row.late_bias.empty();
+}
+
 size_t words_of(const SampleRow& row, bool history) {
   const size_t tokens = history || !has_penalties(row) ? 0 : row.prompt.size() + row.output.size();
-  return 2 * row.bias.size() + row.banned.size() + tokens;
+  const size_t extra = has_extra(row) ? kShapeWords + 2 * row.late_bias.size() : 0;
+  return extra + 2 * row.bias.size() + row.banned.size() + tokens;
 }
 
 class Packer {
@@ -47,7 +52,7 @@ class Packer {
                       .logprobs = row.logprobs,
                       .prompt_len = static_cast<int32_t>(row.prompt.size())};
     if (row.mask != nullptr) r.mask = masks_++;
-    if (row.temperature < kGreedyBelow || row.top_k == 1) {
+    if (row.greedy()) {
       r.flags |= kSampleGreedy;
     } else {
       const double temperature = row.temperature;
@@ -56,7 +61,7 @@ class Packer {
     }
     if (has_penalties(row)) r.flags |= kSamplePenalties;
     pack_lists(row, r);
-    if ((r.flags & kSamplePenalties) != 0 || r.bias.count > 0 || r.banned.count > 0) {
+    if ((r.flags & (kSamplePenalties | kSampleExtra)) != 0 || r.bias.count > 0 || r.banned.count > 0) {
       r.flags |= kSampleChanged;
       changed_[++changed_[0]] = count_;
     }
@@ -71,12 +76,31 @@ class Packer {
 
  private:
   void pack_lists(const SampleRow& row, DeviceSampleRow& r) {
+    if (has_extra(row)) put_shape(row, r);
     r.bias = {words_, static_cast<int32_t>(row.bias.size())};
     put_bias(row.bias);
     r.banned = copy(row.banned);
     if (packing_.history || !has_penalties(row)) return;
     r.tokens = copy(row.prompt);
     r.tokens.count += copy(row.output).count;
+  }
+
+  void put_shape(const SampleRow& row, DeviceSampleRow& r) {
+    r.flags |= kSampleExtra | (row.shaped() ? kSampleShaped : 0) | (row.mirostat != 0 ? kSampleMirostat : 0);
+    const DeviceShape shape{.temperature = row.temperature,
+                            .typical_p = row.typical_p,
+                            .top_n_sigma = row.top_n_sigma,
+                            .xtc_probability = row.has_xtc() ? row.xtc_probability : 0,
+                            .xtc_threshold = row.xtc_threshold,
+                            .dynatemp_range = row.dynatemp_range,
+                            .dynatemp_exponent = row.dynatemp_exponent,
+                            .mirostat = row.mirostat,
+                            .mu = row.mirostat_mu,
+                            .late = {words_, static_cast<int32_t>(row.late_bias.size())}};
+    std::ranges::copy(row.late_bias, reinterpret_cast<LogitBias*>(lists_ + words_));
+    words_ += 2 * shape.late.count;
+    std::memcpy(lists_ + words_, &shape, sizeof shape);
+    words_ += kShapeWords;
   }
 
   // By token; several biases of one token in their order, which the kernel adds one by one.
@@ -129,7 +153,10 @@ Packed pack_sample_block(std::span<const SampleRow> rows, const SamplePacking& p
   packed.fits = packed.list_words <= layout.list_words && count <= static_cast<size_t>(layout.max_rows);
   if (!packed.fits) return packed;
   Packer packer(packing, host);
-  for (const SampleRow& row : rows) packer.row(row);
+  for (const SampleRow& row : rows) {
+    packer.row(row);
+    packed.shaped = packed.shaped || row.shaped();
+  }
   packed.bytes = packer.finish();
   return packed;
 }
