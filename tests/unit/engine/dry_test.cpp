@@ -4,9 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <chrono>
 #include <cmath>
+#include <fstream>
 #include <random>
+#include <sstream>
 
 #include "oracle_lists.h"
 
@@ -81,6 +82,35 @@ TEST(Dry, RandomTextsEqualThePlainComputation) {
     if (HasFailure()) return;
   }
   EXPECT_GT(penalized, 500) << "texts without a repetition test nothing";
+}
+
+// tests/golden/llama_samplers.txt, made by tools/golden/llama_samplers.py.
+TEST(Dry, IsThatOfLlamaCpp) {
+  std::ifstream in(std::string(DI_SOURCE_DIR) + "/tests/golden/llama_samplers.txt");
+  std::string lines[3];
+  std::getline(in, lines[0]);  // the comment
+  int cases = 0, penalized = 0;
+  while (std::getline(in, lines[0]) && std::getline(in, lines[1]) && std::getline(in, lines[2])) {
+    if (!lines[0].starts_with("dry ")) continue;
+    std::istringstream head(lines[0].substr(4)), text(lines[1].substr(7)), left(lines[2].substr(5));
+    SamplingParams p;
+    head >> p.dry_multiplier >> p.dry_base >> p.dry_allowed_length >> p.dry_penalty_last_n;
+    Tokens tokens;
+    for (int32_t id; text >> id;) tokens.push_back(id);
+    std::vector<LogitBias> want;
+    char colon;
+    for (LogitBias b; left >> b.token >> colon >> b.bias;) want.push_back(b);
+    const std::vector<LogitBias> got = dry(p, tokens);
+    ASSERT_EQ(got.size(), want.size()) << lines[0];
+    for (size_t i = 0; i < got.size(); ++i) {
+      EXPECT_EQ(got[i].token, want[i].token);
+      EXPECT_NEAR(got[i].bias, want[i].bias, 1e-5 * std::fabs(want[i].bias));
+    }
+    ++cases;
+    penalized += !want.empty();
+  }
+  EXPECT_GE(cases, 20);
+  EXPECT_GE(penalized, 8);
 }
 
 // One token again and again is the worst text there is; quadratic, it would take minutes.

@@ -66,6 +66,54 @@ TEST(SamplingParams, RefusesWhatIsOutOfRangeAndSaysWhat) {
        "logit_bias: got nan for token 1, expected -100 to 100"},
       {"logit_bias", [](P& p) { p.logit_bias.assign(101, {1, 0.0f}); },
        "logit_bias: got 101 entries, expected at most one for each of 100 tokens"},
+      {"typical_p", [](P& p) { p.typical_p = 0; },
+       "typical_p: got 0, expected more than 0 and at most 1 (1: off)"},
+      {"typical_p", [](P& p) { p.typical_p = kNan; },
+       "typical_p: got nan, expected more than 0 and at most 1 (1: off)"},
+      {"top_n_sigma", [](P& p) { p.top_n_sigma = kInf; },
+       "top_n_sigma: got inf, expected -1000 to 1000 (0 or less: off)"},
+      {"xtc_probability", [](P& p) { p.xtc_probability = 1.1f; },
+       "xtc_probability: got 1.1, expected 0 to 1 (0: off)"},
+      {"xtc_threshold", [](P& p) { p.xtc_threshold = -0.1f; },
+       "xtc_threshold: got -0.1, expected 0 to 1 (above 0.5: off)"},
+      {"dynatemp_range", [](P& p) { p.dynatemp_range = 3; },
+       "dynatemp_range: got 3, expected 0 to 2 (0: off)"},
+      {"dynatemp_exponent", [](P& p) { p.dynatemp_exponent = 0; },
+       "dynatemp_exponent: got 0, expected more than 0 and at most 10"},
+      {"mirostat", [](P& p) { p.mirostat = 3; }, "mirostat: got 3, expected 0 to 2 (0: off)"},
+      {"mirostat_tau", [](P& p) { p.mirostat_tau = 0; },
+       "mirostat_tau: got 0, expected more than 0 and at most 20"},
+      {"mirostat_eta", [](P& p) { p.mirostat_eta = 1.5f; },
+       "mirostat_eta: got 1.5, expected more than 0 and at most 1"},
+      {"dry_multiplier", [](P& p) { p.dry_multiplier = -1; },
+       "dry_multiplier: got -1, expected 0 to 10 (0: off)"},
+      {"dry_base", [](P& p) { p.dry_base = 0.5f; }, "dry_base: got 0.5, expected 1 to 10"},
+      {"dry_allowed_length", [](P& p) { p.dry_allowed_length = 0; },
+       "dry_allowed_length: got 0, expected at least 1"},
+      {"dry_penalty_last_n", [](P& p) { p.dry_penalty_last_n = -2; },
+       "dry_penalty_last_n: got -2, expected at least -1 (-1: the whole context, 0: off)"},
+      {"dry_breakers", [](P& p) { p.dry_breakers = {{1}, {}}; },
+       "dry_breakers: got a sequence of 0 tokens, expected 1 to 64"},
+      {"bad_words", [](P& p) { p.bad_words = {{5, 100}}; }, "bad_words: got token 100, expected 0 to 99"},
+      {"bad_words", [](P& p) { p.bad_words.assign(1025, {1}); },
+       "bad_words: got 1025 sequences, expected at most 1024"},
+      {"bad_words", [](P& p) { p.bad_words = {std::vector<int32_t>(65, 1)}; },
+       "bad_words: got a sequence of 65 tokens, expected 1 to 64"},
+      {"bad_words",
+       [](P& p) {
+         for (int id = 0; id < 100; ++id) p.bad_words.push_back({id});
+       },
+       "bad_words: got words that forbid every token of the vocabulary, expected at least one to be left"},
+      {"bad_words",
+       [](P& p) {
+         p.allowed_token_ids = {3, 7};
+         p.bad_words = {{7}, {3}, {3}};
+       },
+       "bad_words: got words that forbid every token of allowed_token_ids, expected at least one to be left"},
+      {"allowed_token_ids", [](P& p) { p.allowed_token_ids = {3, 4, 3}; },
+       "allowed_token_ids: got token 3 twice, expected distinct ids"},
+      {"allowed_token_ids", [](P& p) { p.allowed_token_ids = {-1}; },
+       "allowed_token_ids: got token -1, expected 0 to 99"},
   };
   for (const Case& c : cases) {
     SamplingParams params;
@@ -105,6 +153,22 @@ TEST(SamplingParams, TakesTheEndsOfEachRange) {
                       .logit_bias = {{99, 100.0f}},
                       .logprobs = 20};
   EXPECT_TRUE(validate(high, 100).ok());
+}
+
+TEST(SamplingParams, ListsOfTokensBecomeMasksAndBans) {
+  SamplingParams params{.stop_token_ids = {9, 2}};
+  params.bad_words = {{7}, {4, 5}, {3}, {7}, {9}};
+  params.allowed_token_ids = {0, 31, 32, 39};
+  EXPECT_TRUE(validate(params, 40).ok());
+  const ResolvedSampling r = resolve(params, {}, 40);
+  EXPECT_THAT(r.banned, ::testing::ElementsAre(3, 7, 9));
+  EXPECT_THAT(r.banned_and_stops, ::testing::ElementsAre(2, 3, 7, 9));
+  EXPECT_THAT(r.mask, ::testing::ElementsAre(0x80000001u, 0x81u));
+  EXPECT_EQ(r.allowed_count, 4);
+  EXPECT_TRUE(r.long_bad_words && r.stateful());
+  EXPECT_TRUE(r.allows(39) && !r.allows(38));
+  EXPECT_TRUE(resolve({}, {}, 40).allows(38));
+  EXPECT_FALSE(resolve({}, {}, 40).stateful());
 }
 
 TEST(SamplingParams, StopIdsAreTheRequestsAndTheModels) {
