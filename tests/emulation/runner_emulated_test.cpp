@@ -296,6 +296,48 @@ TEST_F(RunnerTest, PenaltiesCountTokensThatTheHostHasNotSeen) {
   }
 }
 
+// What the host makes of the tokens before (mirostat's mu, DRY, bad words), masks and the second graph of
+// sampling: a request gives the same alone, without graphs, and among others that preempt it.
+TEST_F(RunnerTest, LlamaSamplersGiveTheSameAloneAndAmongOthers) {
+  Scene s;
+  s.model.vocab_size = 40;
+  std::vector<EngineRequest> requests;
+  for (int i = 0; i < 8; ++i) {
+    EngineRequest& r = requests.emplace_back(greedy({i, 2, 3, 2, 3}, 24));
+    SamplingParams& p = r.sampling;
+    p.temperature = i == 7 ? 0.0f : 1.3f;
+    p.seed = 50 + i;
+    if (i % 3 == 0) p.mirostat = 1 + i % 2, p.mirostat_tau = 2, p.mirostat_eta = 0.5f;
+    if (i % 3 == 1) p.typical_p = 0.7f, p.xtc_probability = 0.5f, p.xtc_threshold = 0.05f;
+    if (i % 3 == 2) p.top_n_sigma = 1.5f, p.dynatemp_range = 0.8f;
+    if (i % 2 == 1) p.dry_multiplier = 2.0f, p.dry_allowed_length = 1;
+    if (i == 4) p.allowed_token_ids = {3, 4, 5, 6, 7, 8, 30, 39};
+    if (i == 4 || i == 5) p.bad_words = {{4, 5}, {6}, {7, 7, 8}};
+  }
+  std::vector<std::vector<int32_t>> alone;
+  s.runner.enforce_eager = true;
+  start(s);
+  for (const EngineRequest& r : requests) {
+    alone.push_back(tokens_of(run_all(*engine_, {r})[0]));
+    EXPECT_EQ(alone.back().size(), 24u);
+  }
+  for (int32_t id : alone[4]) EXPECT_THAT(requests[4].sampling.allowed_token_ids, ::testing::Contains(id));
+  for (const int i : {4, 5}) EXPECT_THAT(alone[i], ::testing::Not(::testing::Contains(6)));
+  for (uint64_t seed = 1; seed <= 4; ++seed) {
+    Scene many{.model = s.model, .blocks = seed % 2 == 0 ? 8 : 60, .seed = seed};
+    if (seed >= 3) many.runner.logits_bytes = 2 * 40 * sizeof(float);
+    start(many);
+    requests.push_back(greedy({9, 9}, 30));  // no such sampler
+    const std::vector<Answer> answers = run_all(*engine_, requests);
+    EXPECT_EQ(tokens_of(answers.back()), hash_continuation(s.model, {9, 9}, 30));
+    requests.pop_back();
+    for (size_t i = 0; i < requests.size(); ++i)
+      EXPECT_EQ(tokens_of(answers[i]), alone[i]) << "seed " << seed << " request " << i << answers[i].error;
+    if (seed % 2 == 0) EXPECT_GT(engine_->stats().preemptions, 0u);
+    EXPECT_GT(emulation::machine_counts().graph_launches, 0);
+  }
+}
+
 TEST_F(RunnerTest, LongListsOfBiasesMakeTheBlockLarger) {
   Scene s;
   s.model.vocab_size = 8000;
