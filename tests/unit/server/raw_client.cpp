@@ -6,25 +6,53 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <stdexcept>
 
 #include "server/http_head.h"
 
 namespace deepinfer::server {
 
-RawClient::RawClient(uint16_t port) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(port);
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  if (connect(socket_, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
+namespace {
+
+int connect_to(const RawTarget& target) {
+  sockaddr_in tcp{};
+  tcp.sin_family = AF_INET;
+  tcp.sin_port = htons(target.port);
+  tcp.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  sockaddr_un local{};
+  local.sun_family = AF_UNIX;
+  target.uds.copy(local.sun_path, sizeof local.sun_path - 1);
+  const bool is_local = !target.uds.empty();
+  const int out = ::socket(is_local ? AF_UNIX : AF_INET, SOCK_STREAM, 0);
+  const auto* address =
+      is_local ? reinterpret_cast<const sockaddr*>(&local) : reinterpret_cast<const sockaddr*>(&tcp);
+  if (connect(out, address, is_local ? sizeof local : sizeof tcp) != 0)
     throw std::runtime_error("cannot connect");
   const timeval limit{30, 0};
-  setsockopt(socket_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  setsockopt(out, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
   const int one = 1;
-  setsockopt(socket_, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  if (!is_local) setsockopt(out, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  return out;
+}
+
+}  // namespace
+
+RawClient::RawClient(const RawTarget& target) : socket_(connect_to(target)) {
+  if (target.tls) start_tls();
+}
+
+void RawClient::start_tls() {
+  std::signal(SIGPIPE, SIG_IGN);  // OpenSSL writes without MSG_NOSIGNAL
+  SSL_CTX* context = SSL_CTX_new(TLS_client_method());
+  SSL_CTX_set_mode(context, SSL_MODE_AUTO_RETRY);
+  ssl_.reset(SSL_new(context));
+  SSL_CTX_free(context);  // the session keeps it
+  SSL_set_fd(ssl_.get(), socket_);
+  if (SSL_connect(ssl_.get()) != 1) throw std::runtime_error("no TLS handshake");
 }
 
 RawClient::~RawClient() {
@@ -33,7 +61,8 @@ RawClient::~RawClient() {
 
 void RawClient::send(std::string_view bytes) {
   while (!bytes.empty()) {
-    const ssize_t sent = ::send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    const ssize_t sent = ssl_ ? SSL_write(ssl_.get(), bytes.data(), static_cast<int>(bytes.size()))
+                              : ::send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
     if (sent <= 0) return;  // the server may refuse before it has read all
     bytes.remove_prefix(static_cast<size_t>(sent));
   }
@@ -47,7 +76,10 @@ void RawClient::send_in_pieces(std::string_view bytes, size_t size) {
 }
 
 void RawClient::shutdown_send() {
-  ::shutdown(socket_, SHUT_WR);
+  if (ssl_)
+    SSL_shutdown(ssl_.get());
+  else
+    ::shutdown(socket_, SHUT_WR);
 }
 
 void RawClient::close() {
@@ -63,7 +95,8 @@ void RawClient::reset() {
 
 bool RawClient::fill() {
   char bytes[4096];
-  const ssize_t got = ::recv(socket_, bytes, sizeof bytes, 0);
+  const ssize_t got =
+      ssl_ ? SSL_read(ssl_.get(), bytes, sizeof bytes) : ::recv(socket_, bytes, sizeof bytes, 0);
   if (got > 0) buffer_.append(bytes, static_cast<size_t>(got));
   return got > 0;
 }

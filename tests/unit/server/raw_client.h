@@ -1,9 +1,12 @@
 // A client that says exactly the bytes it is told, over a real socket. Blocking, with a time limit.
 #pragma once
 
+#include <openssl/ssl.h>
+
 #include <chrono>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -15,9 +18,16 @@ struct RawReply {
   std::string body;  // chunks joined
 };
 
+struct RawTarget {
+  uint16_t port = 0;  // on loopback
+  std::string uds;    // instead of it
+  bool tls = false;   // whatever certificate the server has
+};
+
 class RawClient {
  public:
-  explicit RawClient(uint16_t port);
+  explicit RawClient(uint16_t port) : RawClient(RawTarget{port, {}, false}) {}
+  explicit RawClient(const RawTarget& target);
   ~RawClient();
   RawClient(const RawClient&) = delete;
 
@@ -35,8 +45,13 @@ class RawClient {
  private:
   bool fill();
   std::string take(size_t bytes);
+  void start_tls();
 
+  struct Free {
+    void operator()(SSL* ssl) const { SSL_free(ssl); }
+  };
   int socket_ = -1;
+  std::unique_ptr<SSL, Free> ssl_;
   std::string buffer_;
 };
 
