@@ -183,22 +183,22 @@ def test_bad_requests_leave_a_stream_alone(server):
 
 
 def test_preemption_changes_no_token(launch, tmp_path):
-    """Six long answers at once in a pool that holds about two of them."""
+    """Five answers at once in a pool that holds about two of them."""
     def answers(server):
         def one(i):
-            reply = complete(server, prompt=f"Story {i}: once upon a time", max_tokens=200, temperature=0, ignore_eos=True,
+            reply = complete(server, prompt=f"Story {i}: once upon a time", max_tokens=120, temperature=0, ignore_eos=True,
                              logprobs=0)
             choice = reply["choices"][0]
             return choice["text"], choice["logprobs"]["token_logprobs"]
 
-        with concurrent.futures.ThreadPoolExecutor(6) as pool:
-            return list(pool.map(one, range(6)))
+        with concurrent.futures.ThreadPoolExecutor(5) as pool:
+            return list(pool.map(one, range(5)))
 
     log = tmp_path / "events"
-    with launch("--max-model-len", 512) as large:
+    with launch("--max-model-len", 256) as large:
         expected = answers(large)
-    # A block of SmolLM2-135M: 30 layers x 2 x 3 heads x 64 x 16 tokens x 2 bytes = 368,640 bytes; 28 of them.
-    with launch("--max-model-len", 512, "--kv-cache-memory-bytes", 28 * 368_640, "--event-log", log) as tiny:
+    # A block of SmolLM2-135M: 30 layers x 2 x 3 heads x 64 x 16 tokens x 2 bytes = 368,640 bytes; 18 of them.
+    with launch("--max-model-len", 256, "--kv-cache-memory-bytes", 18 * 368_640, "--event-log", log) as tiny:
         got = answers(tiny)
         assert tiny.stop() == 0
     assert sum(e["event"] == "preempt" for e in read_events(log)) > 0
