@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests need and runs all of them:
 #   ./test.sh              every stage
-#   ./test.sh NAME...      only these: style, debug, cuda, release, tsan, python (later ones may need earlier builds)
+#   ./test.sh NAME...      only these: style, debug, cuda, release, tsan, fuzz, python (later ones may need earlier builds)
+# DEEPINFER_FUZZ_SECONDS: how long each target is fuzzed (15).
 # The last line is the sum of what the tests reported; the exit code is 0 only if nothing failed.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -11,15 +12,15 @@ cd "$root"
 
 case "${1:-}" in
   -h | --help)
-    sed -n '2,5s/^# \{0,1\}//p' "$0"
+    sed -n '2,6s/^# \{0,1\}//p' "$0"
     exit 0
     ;;
 esac
-wanted=" ${*:-style debug cuda release tsan python} "
+wanted=" ${*:-style debug cuda release tsan fuzz python} "
 for name in $wanted; do
   case $name in
-    style | debug | cuda | release | tsan | python) ;;
-    *) die "unknown stage $name, expected: style, debug, cuda, release, tsan, python" 2 ;;
+    style | debug | cuda | release | tsan | fuzz | python) ;;
+    *) die "unknown stage $name, expected: style, debug, cuda, release, tsan, fuzz, python" 2 ;;
   esac
 done
 
@@ -117,6 +118,11 @@ run_tsan() {  # ThreadSanitizer, where threads meet
   done
 }
 
+run_fuzz() {  # for a bounded time; what was found before is replayed by the other stages
+  stage step 'build fuzz' build_preset fuzz fuzz/all || return 0
+  stage check "fuzzing, ${DEEPINFER_FUZZ_SECONDS:-15} s a target" tools/fuzz.sh "${DEEPINFER_FUZZ_SECONDS:-15}" || true
+}
+
 run_python() {
   stage step 'python tools' python_tools || return 0
   stage suite python python_tests || true
@@ -127,7 +133,7 @@ if ! stage step packages install_packages build test || ! stage step 'test data'
   python3 tools/test_summary.py "$results" "${stages[@]}"
   exit 1
 fi
-for name in style debug cuda release tsan python; do
+for name in style debug cuda release tsan fuzz python; do
   case $wanted in *" $name "*) "run_$name" ;; esac
 done
 printf '=== all: %d s\n' "$(($(now) - begin))"
