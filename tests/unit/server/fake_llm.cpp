@@ -60,7 +60,9 @@ class SpeakingRunner final : public ModelRunner {
 
   void launch_sample(const Step& step) override {
     output_.accepted.clear();
+    output_.scored.clear();
     for (const StepRow& row : step.rows) {
+      if (!row.targets.empty()) output_.scored.push_back(score(row));
       if (!row.samples) continue;
       const int64_t first = first_position_.try_emplace(row.sequence, row.sampling.position).first->second;
       output_.accepted.push_back({sample(row.sampling, static_cast<size_t>(row.sampling.position - first))});
@@ -70,6 +72,17 @@ class SpeakingRunner final : public ModelRunner {
   StepOutput wait(uint64_t) override { return std::move(output_); }
 
  private:
+  // Of a prompt: each token has the log-probability of its place in the row, and the next letters beside it.
+  static std::vector<OutputToken> score(const StepRow& row) {
+    std::vector<OutputToken> tokens;
+    for (const int32_t target : row.targets) {
+      OutputToken& t = tokens.emplace_back();
+      t = {.id = target, .rank = 2, .logprob = -1.0f - static_cast<float>(tokens.size() - 1)};
+      for (int32_t k = 0; k < row.target_top; ++k) t.top.push_back({'a' + k, -0.25f - static_cast<float>(k)});
+    }
+    return tokens;
+  }
+
   OutputToken sample(const SampleRow& row, size_t index) const {
     OutputToken token;
     token.id = index < model_.says.size() ? static_cast<unsigned char>(model_.says[index]) : kFakeEnd;
