@@ -114,7 +114,7 @@ int main(int argc, char** argv) {
     return 1;
   }
   server.set_model(*llm);
-  const auto port = static_cast<uint16_t>(std::atoi(url->substr(url->rfind(':') + 1).c_str()));
+  const auto port = static_cast<uint16_t>(std::atoi(url->url.substr(url->url.rfind(':') + 1).c_str()));
   rusage before{}, after{};
   getrusage(RUSAGE_SELF, &before);
   if (write(port_pipe[1], &port, sizeof port) != sizeof port) return 1;

@@ -166,12 +166,17 @@ async def settle(port):
     raise Wrong(f"requests are left: {m}")
 
 
-async def fill(port, rng, blocks):
-    """Distinct prompts until every block has been touched, and every kind of client once or twice."""
-    clients = Clients(port, rng)
-    for _ in range(0, blocks, 24 * 16):
+async def fill(port, rng):
+    """Distinct prompts until every block has been touched, and every kind of client for some seconds."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        info = re.search(r"^deepinfer:cache_config_info{(.*)} 1", answer.read().decode(), re.MULTILINE)[1]
+    left = int(re.search(r'num_gpu_blocks="(\d+)"', info)[1]) * int(re.search(r'block_size="(\d+)"', info)[1])
+    while left > 0:
         prompts = [" ".join(str(rng.randrange(10000)) for _ in range(150)) for _ in range(24)]
-        await asyncio.gather(*(whole(port, "/v1/completions", {"prompt": p, "max_tokens": 8}) for p in prompts))
+        answers = await asyncio.gather(
+            *(whole(port, "/v1/completions", {"prompt": p, "max_tokens": 1}) for p in prompts))
+        left -= sum(answer["usage"]["prompt_tokens"] for status, answer in answers if status == 200)
+    clients = Clients(port, rng)
     end = asyncio.get_running_loop().time() + 5
     await asyncio.gather(*(clients.run(end) for _ in range(24)))
 
@@ -179,7 +184,7 @@ async def fill(port, rng, blocks):
 async def soak(pid, port, seconds, clients, seed, say=print):
     """Returns what is wrong, as a list of lines."""
     rng = random.Random(seed)
-    await fill(port, rng, 4096)
+    await fill(port, rng)
     await settle(port)
     await asyncio.sleep(1.5)  # connections that linger
     before = state(pid)
@@ -212,7 +217,7 @@ def main():
     p.add_argument("--clients", type=int, default=24)
     p.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     args = p.parse_args()
-    os.environ |= {"DEEPINFER_MAX_NUM_SEQS": "16", "DEEPINFER_KV_CACHE_MEMORY_BYTES": str(96 << 20)}
+    os.environ |= {"DEEPINFER_MAX_NUM_SEQS": "16", "DEEPINFER_KV_CACHE_MEMORY_BYTES": str(48 << 20)}
     with Server(DeepInfer(args), 16, 1024) as server:
         wrong = asyncio.run(soak(server.process.pid, server.port, args.seconds, args.clients, args.seed))
     print("\n".join(wrong) or "all as before")

@@ -9,8 +9,9 @@ from soak import soak  # noqa: E402
 SECONDS, SEED = 15, 20261
 
 
-def test_nothing_is_left_after_random_clients(launch):
-    with launch("--max-model-len", 1024, "--max-num-seqs", 16, "--kv-cache-memory-bytes", 96 << 20) as server:
+def test_nothing_is_left_after_random_clients(launch, tiny_model):
+    with launch("--max-model-len", 2048, "--max-num-seqs", 16, "--kv-cache-memory-bytes", 4 << 20,
+                model=tiny_model) as server:
         wrong = asyncio.run(soak(server.process.pid, server.port, SECONDS, 12, SEED))
         assert wrong == [], f"seed {SEED}"
         assert server.stop() == 0
