@@ -101,20 +101,13 @@ Api::Api(const Config& config, std::chrono::milliseconds ping)
       gpu_pool_(1, kMaxGpuJobs) {}
 
 Result<void> Api::check() {
-  std::string valid;
-  for (const Route& route : routes())
-    if (valid.find(fmt::format("{},", route.path)) == std::string::npos)
-      valid += fmt::format("{}{}", valid.empty() ? "" : ", ", route.path);
-  const auto builtin = Config::Server().open_routes;
-  for (const std::string& open : config_.server.open_routes) {
-    const bool known =
-        std::find(builtin.begin(), builtin.end(), open) != builtin.end() ||
-        std::any_of(routes().begin(), routes().end(), [&](const Route& route) { return route.path == open; });
-    if (!known)
+  std::set<std::string_view> valid;
+  for (const Route& route : routes()) valid.insert(route.path);
+  for (const std::string& open : config_.server.open_routes)
+    if (!valid.contains(open))
       return make_error(ErrorCode::kConfig,
                         "server.open_routes: got \"{}\", which is no route; expected of {}",
-                        open.substr(0, 200), valid);
-  }
+                        open.substr(0, 200), fmt::join(valid, ", "));
   DI_ASSIGN(keys_, ApiKeys::load(config_.server));
   return {};
 }

@@ -34,6 +34,7 @@ a seed gives the same tokens whatever else runs       test_seed_gives_the_same_a
                                                       equal_bits_test Batched, Chunked, PrefixHits, Threads
   GPU, gpu.deterministic                              tests/emulation DeterministicMeansTheSameTokensWhateverRunsBeside,
                                                       DeterministicBitsDoNotDependOnTheBatch, BitsDoNotDependOnTheStep
+  a request that asks for it while it is off          params_test DeterministicNeedsItsSettingOnAGpuOnly
 a model file is checked before use                    tests/unit/model gguf_test, safetensors_test, gguf_model_test;
                                                       test_broken_model_file_is_3_with_words
 no idle CPU                                           test_lifecycle test_idle_server_uses_no_cpu
@@ -55,7 +56,7 @@ prefix cache as a side channel                        api_test KeysDoNotSharePre
 HTTP: sizes, slow clients, smuggling                  http_test HttpRefusal (each rule), test_transport test_limits_...,
                                                       test_200_slow_clients_hinder_nobody, test_a_client_that_reads_nothing_...
 model files                                           see above
-paths and archives                                    safetensors_test NamesMustNotLeadOutOfTheFolder
+paths and archives                                    safetensors_test NamesMustNotLeadOutOfTheFolder, tests/hub
 information leaks                                     test_errors_name_no_paths_and_addresses,
                                                       api_test FaultOfAStepFailsItsRequestAloneInFixedWords
 """
@@ -63,6 +64,7 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import pathlib
 import re
 import subprocess
 import threading
@@ -73,6 +75,17 @@ from server_support import post_bytes, read_events, wait_for
 
 COMPLETIONS = "/v1/completions"
 LONG = {"prompt": "Once", "max_tokens": 900, "ignore_eos": True, "stream": True}
+
+
+def test_the_list_above_names_tests_that_exist():
+    tests = pathlib.Path(__file__).parent.parent
+    text = "\n".join(path.read_text() for path in tests.rglob("*") if path.suffix in (".cpp", ".cu", ".py", ".txt"))
+    text = text.replace(__doc__, "")
+    names = set(re.findall(r"\btest_[a-z0-9_]+|\b(?:[A-Z][a-z0-9]+){2,}[A-Za-z0-9]*|\b[a-z_]+_test\b", __doc__))
+    assert len(names) > 50
+    files = "\n".join(path.name for path in tests.rglob("*"))
+    missing = [name for name in sorted(names) if name not in text and name not in files]
+    assert not missing
 
 
 def complete(server, **body):
