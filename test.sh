@@ -72,6 +72,7 @@ python_tools() {
     .venv/bin/python -m pip install -q --disable-pip-version-check -r tests/requirements.txt || return
     cp tests/requirements.txt .venv/installed.txt
   fi
+  tools/promtool.sh >/dev/null
 }
 
 python_tests() {

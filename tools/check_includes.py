@@ -30,8 +30,9 @@ ALLOWED = {
     "text": ["base"],
     "model": ["quant", "ops", "tensor", "base", "comm", "text"],
     "engine": ["model", "quant", "ops", "tensor", "base", "config", "comm", "text", "device",
-               "backend/cuda_gpu.h", "backend/cuda_error.h", "backend/cuda_step.h", "backend/cuda_rates.h",
-               "backend/cuda/device_batch.h", "backend/cuda/sample.h", "backend/cuda/staging.h"],
+               "backend/cpu_kernels.h", "backend/cuda_gpu.h", "backend/cuda_error.h", "backend/cuda_step.h",
+               "backend/cuda_rates.h", "backend/cuda/device_batch.h", "backend/cuda/sample.h",
+               "backend/cuda/staging.h"],
     "server": ["engine", "model", "text", "config", "base", "device"],
     "cli": ["server", "engine", "model", "quant", "ops", "tensor", "text", "config", "base", "device", "hub"],
 }

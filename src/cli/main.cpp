@@ -19,6 +19,7 @@
 #include "cli/load_settings.h"
 #include "cli/resolve_model.h"
 #include "cli/run_command.h"
+#include "cli/serve_banner.h"
 #include "cli/serve_command.h"
 #include "deepinfer/version.h"
 #include "model/random_checkpoint.h"
@@ -163,7 +164,8 @@ int run(int argc, char** argv) {
     return parse_error(app, error);
   }
   if (serve->parsed())
-    return with_settings(serve_flags, [](const LoadedConfig& c) { return serve_command(c.config); });
+    return with_settings(serve_flags,
+                         [](const LoadedConfig& c) { return serve_command(c.config, chosen_settings(c)); });
   if (chat->parsed()) return quietly(run_flags, [&](const Config& c) { return run_command(c, run_options); });
   if (bench->parsed())
     return quietly(bench_flags, [&](const Config& c) { return bench_command(c, bench_options); });

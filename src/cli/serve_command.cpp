@@ -6,7 +6,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
-#include <boost/json/serialize.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -18,6 +18,8 @@
 #include "base/log.h"
 #include "cli/exit_code.h"
 #include "cli/resolve_model.h"
+#include "cli/serve_banner.h"
+#include "cli/stats_line.h"
 #include "engine/llm.h"
 #include "server/server.h"
 
@@ -25,6 +27,7 @@ namespace deepinfer {
 namespace {
 
 constexpr int kDrainExpired = 6;
+constexpr std::chrono::minutes kStatsInterval{1};
 // For answers that say why they end, after the device is lost.
 constexpr double kLastWords = 3;
 
@@ -36,38 +39,20 @@ void raise_file_limit() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-// A line that works when it is pasted into a shell.
-std::string curl_line(const server::Address& address, const Llm& llm, bool needs_key) {
-  std::string model = boost::json::serialize(boost::json::string_view(llm.names.front()));
-  // Inside single quotes a shell takes everything as it is, but for the quote itself.
-  for (size_t at = model.find('\''); at != std::string::npos; at = model.find('\'', at + 4))
-    model.replace(at, 1, R"('\'')");
-  const bool chat = llm.chat_template != nullptr;
-  return fmt::format(
-      "curl {}/v1/{} -H 'Content-Type: application/json'{} \\\n"
-      "  -d '{{\"model\": {}, {}, \"max_tokens\": 64}}'",
-      address.curl, chat ? "chat/completions" : "completions",
-      needs_key ? " -H \"Authorization: Bearer $API_KEY\"" : "", model,
-      chat ? R"("messages": [{"role": "user", "content": "Why is the sky blue?"}])"
-           : R"("prompt": "The capital of France is")");
-}
-
-void print_ready(const server::Address& address, const Llm& llm, bool needs_key) {
-  fmt::print("Serving {} at {} (Ctrl-C stops). Try in another terminal:\n\n{}\n\n", llm.names.front(),
-             address.url, curl_line(address, llm, needs_key));
-  std::fflush(stdout);
-}
-
 // The thread that called serve_command() waits here for signals and for the loader's news.
 class Control {
  public:
-  explicit Control(const Config& config) : config_(config), server_(config) {}
+  Control(const Config& config, std::string settings)
+      : config_(config), settings_(std::move(settings)), server_(config) {}
 
   int run();
 
  private:
   void load();
   void loaded(Result<std::unique_ptr<Llm>> llm);
+  void say_ready() const;
+  void log_stats();
+  void end();
   void wait_for_signal();
   void on_signal();
   [[noreturn]] void quit(int code);
@@ -75,13 +60,17 @@ class Control {
   void drain(double seconds);
 
   const Config& config_;
+  const std::string settings_;  // those that are not built-in, for the banner
   boost::asio::io_context io_;
   boost::asio::signal_set signals_{io_, SIGINT, SIGTERM};
   server::Server server_;
   server::Address address_;
   std::thread loader_, drainer_;
+  boost::asio::steady_timer stats_timer_{io_};
+  StatsSample stats_;  // when the last line was due
   std::unique_ptr<Llm> llm_;
   int exit_code_ = 0;
+  bool ended_ = false;
 };
 
 int Control::run() {
@@ -116,14 +105,46 @@ void Control::load() {
 void Control::loaded(Result<std::unique_ptr<Llm>> llm) {
   if (!llm) {
     exit_code_ = report(llm.error());
-    signals_.cancel();
+    end();
     return;
   }
   llm_ = std::move(*llm);
   server_.set_model(*llm_);
   llm_->engine->on_device_lost(
       [this](const std::string& why) { boost::asio::post(io_, [this, why] { on_device_lost(why); }); });
-  print_ready(address_, *llm_, !config_.server.api_key.empty() || !config_.server.api_key_file.empty());
+  say_ready();
+  if (config_.gpu.disable_log_stats) return;
+  stats_ = sample_stats(*llm_->engine);
+  log_stats();
+}
+
+// Lines for machines stay among themselves.
+void Control::say_ready() const {
+  if (config_.server.log_format == "json") {
+    log_with(log::level::info, banner_fields(config_, settings_, *llm_, address_), "ready");
+    return;
+  }
+  fmt::print("{}", banner(config_, settings_, *llm_, address_));
+  std::fflush(stdout);
+}
+
+// Once a minute, as long as there is something to tell.
+void Control::log_stats() {
+  stats_timer_.expires_after(kStatsInterval);
+  stats_timer_.async_wait([this](const boost::system::error_code& error) {
+    if (error || ended_) return;
+    const StatsSample now = sample_stats(*llm_->engine);
+    if (const auto line = stats_line(stats_, now)) log::info("{}", *line);
+    stats_ = now;
+    log_stats();
+  });
+}
+
+// Nothing is left to wait for: run() returns.
+void Control::end() {
+  ended_ = true;
+  signals_.cancel();
+  stats_timer_.cancel();
 }
 
 void Control::wait_for_signal() {
@@ -170,16 +191,16 @@ void Control::drain(double seconds) {
       log::warn("requests were still running after {} s", seconds);
       if (exit_code_ == 0) exit_code_ = kDrainExpired;
     }
-    signals_.cancel();
+    end();
   });
 }
 
 }  // namespace
 
-int serve_command(const Config& config) {
+int serve_command(const Config& config, const std::string& settings) {
   std::signal(SIGPIPE, SIG_IGN);  // a client that leaves is an error code of its write
   raise_file_limit();
-  Control control(config);
+  Control control(config, settings);
   return control.run();
 }
 

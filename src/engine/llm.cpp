@@ -135,9 +135,7 @@ Result<std::unique_ptr<Llm>> assemble(const Config& config, Checkpoint checkpoin
   log_other_gpus(choice);
   llm->max_model_len = loaded.runner->info().max_model_len;
   llm->fingerprint = fingerprint_of(checkpoint, loaded.kernels);
-  log::info("{}: {} layers, context {}; at most {} sequences and {} tokens a step", llm->names[0],
-            llm->model.layers, llm->max_model_len, config.gpu.max_num_seqs,
-            config.gpu.max_num_batched_tokens);
+  llm->summary = std::move(loaded.summary);
   llm->engine =
       std::make_unique<Engine>(std::move(loaded.runner), engine_options(config, end_ids(checkpoint)));
   llm->tokenizer = std::move(checkpoint.tokenizer);

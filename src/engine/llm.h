@@ -9,6 +9,7 @@
 
 #include "deepinfer/config.h"
 #include "deepinfer/engine.h"
+#include "engine/load_summary.h"
 #include "model/checkpoint.h"
 #include "model/model_config.h"
 #include "text/chat_template.h"
@@ -26,6 +27,7 @@ struct Llm {
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<ChatTemplate> chat_template;  // null: the model has none
   std::string template_error;                   // why there is none, when its source could not be parsed
+  LoadSummary summary;
   std::unique_ptr<Engine> engine;
 
   // Opens the checkpoint, packs the weights, sizes the KV cache, starts the engine.

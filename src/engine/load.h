@@ -8,6 +8,7 @@
 #include "deepinfer/config.h"
 #include "deepinfer/result.h"
 #include "device/select.h"
+#include "engine/load_summary.h"
 #include "engine/model_runner.h"
 #include "model/checkpoint.h"
 
@@ -16,9 +17,10 @@ namespace deepinfer {
 struct LoadedRunner {
   std::unique_ptr<ModelRunner> runner;
   std::string kernels;  // what besides build, weights and settings decides bits: dtypes, the card
+  LoadSummary summary;
 };
 
-// Weights packed, KV cache sized. Both say in the log where the memory went.
+// Weights packed, KV cache sized.
 Result<LoadedRunner> load_on_cpu(const Config& config, const Checkpoint& checkpoint);
 Result<LoadedRunner> load_on_gpu(const Config& config, const Checkpoint& checkpoint,
                                  std::unique_ptr<cuda::Gpu> gpu, const GpuInfo& info);

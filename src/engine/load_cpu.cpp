@@ -1,8 +1,8 @@
 #include <algorithm>
 
+#include "backend/cpu_kernels.h"
 #include "base/check.h"
 #include "base/limits.h"
-#include "base/log.h"
 #include "engine/cpu_runner.h"
 #include "engine/load.h"
 #include "model/model.h"
@@ -82,10 +82,12 @@ Result<LoadedRunner> load_on_cpu(const Config& config, const Checkpoint& checkpo
   const auto block_bytes =
       static_cast<int64_t>(KvCache::block_bytes(model->kv_groups(kv), config.gpu.block_size));
   DI_ASSIGN(const KvPlan plan, plan_kv(config, wanted, block_bytes, limits.memory_bytes));
-  log::info(
-      "CPU: {} threads; weights {:.0f} MiB on disk; KV cache {} blocks of {} tokens, at most {:.0f} MiB",
-      pool->size(), static_cast<double>(checkpoint.weight_bytes) / kMiB, plan.num_blocks,
-      config.gpu.block_size, static_cast<double>(plan.num_blocks * block_bytes) / kMiB);
+  LoadSummary summary{.device = fmt::format("CPU: {} threads, {} kernels", pool->size(), cpu::kernels_name()),
+                      .weight_bytes = static_cast<int64_t>(checkpoint.weight_bytes),
+                      .kv_bytes = plan.num_blocks * block_bytes,
+                      .kv_blocks = plan.num_blocks,
+                      .block_size = config.gpu.block_size,
+                      .kv_dtype = std::string(info(kv).name)};
   DI_ASSIGN(std::unique_ptr<CpuRunner> runner,
             CpuRunner::create(std::move(pool), std::move(model),
                               {.max_num_seqs = config.gpu.max_num_seqs,
@@ -93,7 +95,7 @@ Result<LoadedRunner> load_on_cpu(const Config& config, const Checkpoint& checkpo
                                .max_model_len = plan.max_model_len,
                                .num_blocks = plan.num_blocks,
                                .kv_dtype = kv}));
-  return LoadedRunner{std::move(runner), std::string(info(kv).name)};
+  return LoadedRunner{std::move(runner), std::string(info(kv).name), std::move(summary)};
 }
 
 }  // namespace deepinfer

@@ -79,15 +79,18 @@ MemoryRequest memory_request(const Config& c, const GpuInfo& gpu, const GpuTunin
           .holders = processes_text(gpu)};
 }
 
-void log_memory(const GpuInfo& gpu, const CudaRunner& runner, DType kv) {
+LoadSummary summary_of(const GpuInfo& gpu, const CudaRunner& runner, DType kv) {
   const MeasuredMemory& m = runner.measured();
   const auto gib = [](size_t bytes) { return static_cast<double>(bytes) / kGiB; };
-  log::info(
-      "cuda:{} {} (compute capability {}): weights {:.2f} GiB, buffers {:.2f}, step {:.2f}, graphs {:.2f}; "
-      "KV cache {} blocks of {} tokens in {}, {:.2f} GiB",
-      gpu.id, gpu.name, to_string(*gpu.capability), gib(m.weights), gib(m.fixed), gib(m.step),
-      gib(m.graphs + m.later_graphs), runner.info().num_blocks, m.block_size, info(kv).name,
-      gib(static_cast<size_t>(runner.info().num_blocks) * m.block_bytes));
+  return {.device =
+              fmt::format("cuda:{} {} (compute capability {})", gpu.id, gpu.name, to_string(*gpu.capability)),
+          .memory = fmt::format("weights {:.2f} GiB, buffers {:.2f}, step {:.2f}, graphs {:.2f}",
+                                gib(m.weights), gib(m.fixed), gib(m.step), gib(m.graphs + m.later_graphs)),
+          .weight_bytes = static_cast<int64_t>(m.weights),
+          .kv_bytes = static_cast<int64_t>(m.block_bytes) * runner.info().num_blocks,
+          .kv_blocks = runner.info().num_blocks,
+          .block_size = static_cast<int>(m.block_size),
+          .kv_dtype = std::string(info(kv).name)};
 }
 
 // Of the GPU's memory; of the host's there is other advice to give.
@@ -166,10 +169,10 @@ Result<LoadedRunner> load_on_gpu(const Config& config, const Checkpoint& checkpo
   try {
     DI_ASSIGN(std::unique_ptr<CudaRunner> runner, make_runner(job, std::move(gpu)));
     const DType kv = runner->info().groups.front().dtype;
-    log_memory(info, *runner, kv);
+    LoadSummary summary = summary_of(info, *runner, kv);
     std::string kernels =
         fmt::format("{} {} {}", info.name, to_string(*info.capability), deepinfer::info(kv).name);
-    return LoadedRunner{std::move(runner), std::move(kernels)};
+    return LoadedRunner{std::move(runner), std::move(kernels), std::move(summary)};
   } catch (const cuda::CudaError& fault) {
     return make_error(ErrorCode::kMemory, "{}: {}", job.request.gpu, fault.what());
   } catch (const cuda::CudaOutOfMemory& fault) {

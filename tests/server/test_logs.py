@@ -36,6 +36,7 @@ def jsonl(launch, tmp_path_factory):
 
 
 def check_lines(server):
+    assert not server.out  # what collects lines of JSON gets nothing else
     for line in server.err:
         record = json.loads(line)
         assert list(record)[:3] == ["time", "level", "message"]
@@ -61,6 +62,12 @@ def test_a_finished_request_has_its_line(jsonl):
     assert line["finish_reason"] == "length"
     adds = [json.loads(x) for x in jsonl.events.read_text().splitlines() if '"event":"add"' in x]
     assert [a["request_id"] for a in adds if a.get("request_id") == "req-1"]
+
+
+def test_the_banner_is_a_line_too(jsonl):
+    ready = next(json.loads(x) for x in jsonl.err if '"message":"ready"' in x)
+    assert ready["url"] == jsonl.url and ready["model"] == "smol" and ready["kv_tokens"] == 16 * ready["kv_blocks"]
+    assert "server.log_format json (--log-format)" in ready["settings"]
 
 
 def test_a_disconnect_is_an_abort(jsonl):

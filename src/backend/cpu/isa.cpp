@@ -2,6 +2,7 @@
 #include <string_view>
 
 #include "backend/cpu/kernels.h"
+#include "backend/cpu_kernels.h"
 #include "base/check.h"
 
 namespace deepinfer::cpu {
@@ -33,6 +34,10 @@ const Kernels& choose() {
 const Kernels& kernels() {
   static const Kernels& chosen = choose();
   return chosen;
+}
+
+std::string_view kernels_name() {
+  return kernels().name;
 }
 
 }  // namespace deepinfer::cpu
