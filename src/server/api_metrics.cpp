@@ -1,4 +1,7 @@
 // The routes of operators: what the server counts, and its prefix cache.
+#include <chrono>
+#include <thread>
+
 #include "base/check.h"
 #include "server/api.h"
 #include "server/metrics_text.h"
@@ -6,6 +9,13 @@
 namespace deepinfer::server {
 
 namespace asio = boost::asio;
+
+namespace {
+
+constexpr int kResetTries = 10;
+constexpr std::chrono::milliseconds kResetPause{5};
+
+}  // namespace
 
 asio::awaitable<void> Api::metrics(HttpExchange& exchange) {
   HttpReply reply{200, metrics_text(http_metrics_, config_, llm_)};
@@ -25,9 +35,15 @@ asio::awaitable<void> Api::reset_prefix_cache(HttpExchange& exchange) {
                      "invalid_request_error", "reset_running_requests", "unsupported_parameter"}));
     co_return;
   }
-  // The engine's thread answers, which is not what a thread of connections waits for.
-  const auto done = co_await text_pool_.run<bool>(
-      [this]() -> Result<bool> { return llm_.load()->engine->reset_prefix_cache(); });
+  // The engine's thread answers, which is not what a thread of connections waits for. A request whose answer
+  // is out already leaves the engine a moment later: that is waited for.
+  const auto done = co_await text_pool_.run<bool>([this]() -> Result<bool> {
+    for (int i = 0; i < kResetTries; ++i) {
+      if (llm_.load()->engine->reset_prefix_cache()) return true;
+      std::this_thread::sleep_for(kResetPause);
+    }
+    return false;
+  });
   if (!done) {
     co_await exchange.reply(error_reply(to_api_error(done.error())));
   } else if (!*done) {
