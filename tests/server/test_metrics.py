@@ -168,7 +168,8 @@ def test_an_abort_is_counted_and_not_timed(server):
     with Change(server) as change:
         with httpx.stream("POST", server.url + "/v1/completions", timeout=60,
                           json={"prompt": "Once", "max_tokens": 1000, "ignore_eos": True, "stream": True}) as reply:
-            next(reply.iter_lines())
+            lines = reply.iter_lines()  # kept: its end would close the connection
+            next(lines)
             wait_for(server, lambda s: s["vllm:num_requests_running"] == 1 and s["vllm:kv_cache_usage_perc"] > 0
                      and s["vllm:generation_tokens_total"] > change.before["vllm:generation_tokens_total"])
         wait_for(server, lambda s: s["vllm:num_requests_running"] == 0)
@@ -270,7 +271,8 @@ def test_reset_prefix_cache(server):
     assert httpx.get(server.url + "/reset_prefix_cache").status_code == 405
     with httpx.stream("POST", server.url + "/v1/completions", timeout=60,
                       json={"prompt": "Once", "max_tokens": 1000, "ignore_eos": True, "stream": True}) as stream:
-        next(stream.iter_lines())
+        lines = stream.iter_lines()  # kept: its end would close the connection
+        next(lines)
         refused = httpx.post(server.url + "/reset_prefix_cache")
         assert refused.status_code == 409 and refused.json()["error"]["code"] == "requests_running"
         refused = httpx.post(server.url + "/reset_prefix_cache?reset_running_requests=true")
