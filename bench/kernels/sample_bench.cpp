@@ -38,14 +38,15 @@ void run(benchmark::State& state, SampleRow row, bool penalties) {
     row.output = output;
   }
   int32_t token = 0;
-  float logprob = 0, top_logprob[20];
+  float logprob = 0, surprise = 0, top_logprob[20];
   int32_t top_token[20];
   SampleParams p{.logits = make_tensor(logits.data(), DType::kF32, {1, vocab}),
                  .rows = {&row, 1},
                  .token = make_tensor(&token, DType::kI32, {1}),
                  .logprob = make_tensor(&logprob, DType::kF32, {1}),
                  .top_token = make_tensor(top_token, DType::kI32, {1, 20}),
-                 .top_logprob = make_tensor(top_logprob, DType::kF32, {1, 20})};
+                 .top_logprob = make_tensor(top_logprob, DType::kF32, {1, 20}),
+                 .surprise = make_tensor(&surprise, DType::kF32, {1})};
   for (auto _ : state) {
     ++row.position;
     ops::sample(context, p);
@@ -76,6 +77,13 @@ BENCHMARK_CAPTURE(run, penalties,
     ->Apply(vocabularies);
 BENCHMARK_CAPTURE(run, greedy_logprobs_20, SampleRow{.temperature = 0, .logprobs = 20}, false)
     ->Apply(vocabularies);
+
+BENCHMARK_CAPTURE(run, typical_p, SampleRow{.typical_p = 0.9f}, false)->Apply(vocabularies);
+BENCHMARK_CAPTURE(run, top_n_sigma, SampleRow{.top_n_sigma = 1.0f}, false)->Apply(vocabularies);
+BENCHMARK_CAPTURE(run, xtc, SampleRow{.xtc_probability = 0.5f}, false)->Apply(vocabularies);
+BENCHMARK_CAPTURE(run, dynatemp, SampleRow{.dynatemp_range = 0.5f}, false)->Apply(vocabularies);
+BENCHMARK_CAPTURE(run, mirostat_1, SampleRow{.mirostat = 1, .mirostat_mu = 8}, false)->Apply(vocabularies);
+BENCHMARK_CAPTURE(run, mirostat_2, SampleRow{.mirostat = 2, .mirostat_mu = 8}, false)->Apply(vocabularies);
 
 }  // namespace
 }  // namespace deepinfer

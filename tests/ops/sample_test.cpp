@@ -231,10 +231,10 @@ TEST(Sample, DistributionsOfEveryParameter) {
     const std::vector<double> expected = ref::token_probabilities(logits, c.row);
     SampleRow row = c.row;
     row.seed = 12345;
-    expect_distribution(expected, draw(machine, logits, row, 20000, false),
+    expect_distribution(expected, draw(machine, logits, row, 8000, false),
                         std::string(c.name) + ", positions");
     row.position = 9;
-    expect_distribution(expected, draw(machine, logits, row, 20000, true), std::string(c.name) + ", seeds");
+    expect_distribution(expected, draw(machine, logits, row, 8000, true), std::string(c.name) + ", seeds");
   }
 }
 

@@ -124,8 +124,25 @@ class Shaper {
       return da != db ? da < db : a < b;
     };
     const double target = row_.typical_p * *total;
+    // None that is likelier than the mean is further from it than the most likely one: mostly few are left.
+    const int64_t near =
+        std::partition(s_.ids, s_.ids + n, [&](int32_t t) { return distance(t, mean) <= std::fabs(mean); }) -
+        s_.ids;
     int64_t begin = 0, end = n;
-    double before = 0;
+    double before = sum(0, near);
+    if (before > target) {
+      before = 0;
+      end = near;
+    } else if (near < n) {
+      // The others are the further the less they weigh; those below this weigh less than what is cut off.
+      const double least = (*total - target) / static_cast<double>(n);
+      int32_t* const rest =
+          std::partition(s_.ids + near, s_.ids + n, [&](int32_t t) { return list_.weight(t) >= least; });
+      begin = near;
+      if (rest - s_.ids > near) end = rest - s_.ids;
+    } else {
+      before = 0;
+    }
     while (end - begin > 1) {
       const int64_t middle = begin + (end - begin) / 2;
       std::nth_element(s_.ids + begin, s_.ids + middle, s_.ids + end, nearer);
