@@ -29,6 +29,7 @@ struct GenerationRequest {
   bool skip_special_tokens = true;
   bool add_special_tokens = false;
   std::optional<int> truncate_prompt_tokens;  // keep so many last ones; -1: what leaves room for the answer
+  bool truncate_end = false;                  // keep so many first ones instead
   bool stream = false;
   bool include_usage = false;
   bool continuous_usage = false;

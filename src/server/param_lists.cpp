@@ -116,6 +116,8 @@ void read_effort(FieldReader& reader, ChatRequest& request) {
     return reader.fail(
         field_error("reasoning_effort", "one of none, minimal, low, medium, high, xhigh, max", *value));
   request.template_kwargs["reasoning_effort"] = *value;
+  if (!request.template_kwargs.contains("enable_thinking"))
+    request.template_kwargs["enable_thinking"] = *text != "none";
 }
 
 }  // namespace
@@ -221,6 +223,14 @@ void read_request_id(FieldReader& reader, const ParseContext&, GenerationRequest
   if (!plain)
     return reader.fail(field_error("request_id", "1 to 128 visible ASCII characters without spaces", *value));
   request.request_id = std::move(*text);
+}
+
+void read_truncation_side(FieldReader& reader, const ParseContext&, GenerationRequest& request) {
+  const json::value* value = reader.find("truncation_side");
+  if (!value) return;
+  if (*value != "left" && *value != "right")
+    return reader.fail(field_error("truncation_side", "left or right", *value));
+  request.truncate_end = *value == "right";
 }
 
 void read_stream_options(FieldReader& reader, const ParseContext&, GenerationRequest& request) {

@@ -29,6 +29,7 @@ void read_bad_words(FieldReader&, const ParseContext&, GenerationRequest&);
 void read_dry_breakers(FieldReader&, const ParseContext&, GenerationRequest&);
 void read_cache_salt(FieldReader&, const ParseContext&, GenerationRequest&);
 void read_request_id(FieldReader&, const ParseContext&, GenerationRequest&);
+void read_truncation_side(FieldReader&, const ParseContext&, GenerationRequest&);
 void read_stream_options(FieldReader&, const ParseContext&, GenerationRequest&);
 
 // chat_template, chat_template_kwargs, documents, reasoning_effort: what only the template sees.

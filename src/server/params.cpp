@@ -124,7 +124,7 @@ constexpr ParamRow kParams[] = {
           "array of up to 1024 strings that never appear, with and without a leading space", read_bad_words),
     above("typical_p", 0, 1, kLlama, "1", "locally typical tokens up to this sum; 1: off",
           sampling<&S::typical_p>),
-    number("top_n_sigma", -1, 1000, kLlama, "-1",
+    number("top_n_sigma", -1000, 1000, kLlama, "-1",
            "tokens within so many standard deviations of the largest logit; 0 and less: off",
            sampling<&S::top_n_sigma>),
     number("xtc_probability", 0, 1, kLlama, "0", "how often the most likely tokens are left out; 0: off",
@@ -185,6 +185,8 @@ constexpr ParamRow kParams[] = {
     integer("truncate_prompt_tokens", -1, kMaxInt, kVllm, "none",
             "only so many last tokens of the prompt; -1: as many as leave room for the answer",
             request<&Request::truncate_prompt_tokens>),
+    other("truncation_side", kVllm, "left", "left or right: which end of a prompt that is truncated goes",
+          read_truncation_side),
     only(kChat,
          other("add_generation_prompt", kVllm, "true", "boolean: the template opens the assistant's turn")),
     only(kChat, other("continue_final_message", kVllm, "false",
@@ -194,8 +196,11 @@ constexpr ParamRow kParams[] = {
     only(kChat, other("chat_template_kwargs", kVllm, "none",
                       "object of up to 64 plain values: variables for the template")),
     only(kChat, other("documents", kVllm, "none", "array of up to 256 objects of strings, for the template")),
-    only(kChat, other("reasoning_effort", kOpenAi, "none",
-                      "none, minimal, low, medium, high, xhigh or max, for the template")),
+    only(
+        kChat,
+        other("reasoning_effort", kOpenAi, "none",
+              "none, minimal, low, medium, high, xhigh or max: for the template, with enable_thinking unless "
+              "chat_template_kwargs has that")),
     // How it is served.
     integer("priority", -kMaxInt, kMaxInt, kVllm, "0", "lower is served first", request<&Request::priority>),
     other("cache_salt", kVllm, "none",
@@ -211,6 +216,9 @@ constexpr ParamRow kParams[] = {
     ignored("prompt_cache_key", kOpenAi, "prefixes are found by their tokens"),
     ignored("prompt_cache_retention", kOpenAi, "prefixes stay while there is room"),
     only(kChat, ignored("parallel_tool_calls", kOpenAi, "there are no tool calls yet")),
+    ignored("session_id", kVllm, "prefixes are found by their tokens"),
+    ignored("stream_interval", kVllm, "each step's tokens are sent at once"),
+    only(kChat, ignored("include_reasoning", kVllm, "reasoning is part of the text")),
     ignored("spaces_between_special_tokens", kVllm, "the tokenizers here put none between them"),
 };
 
@@ -241,6 +249,13 @@ constexpr RefusedRow kRefused[] = {
      "there is no beam search; sample with n, or with temperature 0",
      {"false"}},
     {"length_penalty", kBoth, kVllm, "there is no beam search", {"1", "1E0"}},
+    {"logprob_token_ids", kBoth, kVllm, "ask for the most likely tokens by number", {"[]"}},
+    {"repetition_detection", kBoth, kVllm, "use the DRY parameters", {}},
+    {"thinking_token_budget", kBoth, kVllm, "use max_tokens", {"-1"}},
+    {"return_prompt_text", kChat, kVllm, "use return_token_ids and /detokenize", {"false"}},
+    {"kv_transfer_params", kBoth, kVllm, "prefill and decode run in one server", {"{}"}},
+    {"ec_transfer_params", kBoth, kVllm, "models here take text alone", {"{}"}},
+    {"vllm_xargs", kBoth, kVllm, "there are no extensions", {"{}"}},
     {"logits_processors", kBoth, kVllm, "code of clients does not run here; use logit_bias", {"[]"}},
 };
 

@@ -56,7 +56,11 @@ Result<void> truncate(const Llm& llm, const GenerationRequest& request, std::vec
                              llm.max_model_len),
                  "truncate_prompt_tokens"};
   if (keep < 0) keep = std::max(1, llm.max_model_len - std::max(1, request.max_tokens.value_or(1)));
-  if (ids.size() > static_cast<size_t>(keep)) ids.erase(ids.begin(), ids.end() - keep);
+  if (ids.size() <= static_cast<size_t>(keep)) return {};
+  if (request.truncate_end)
+    ids.resize(static_cast<size_t>(keep));
+  else
+    ids.erase(ids.begin(), ids.end() - keep);
   return {};
 }
 

@@ -1,4 +1,17 @@
-"""What servers get wrong in OpenAI's wire format, point by point, with the real client."""
+"""What servers get wrong in OpenAI's wire format, point by point, with the real client.
+
+ 1 chunks share id, created, model            test_01          14 failure in mid-stream             test_14
+ 2 role once, first                           test_02          15 error object                      test_15
+ 3 to 5, 8: tool calls, which are not built                    16 status codes                      test_16
+ 6 nothing added, nothing stripped            test_06          17 Retry-After                       test_17
+ 7 finish_reason null until one value         test_07          18 stop strings                      test_18
+ 9 stop and length                            test_09          19 complete UTF-8                    test_19
+10, 11 usage chunk                            test_10, _usage  20, 21 chat logprobs                 test_20, test_21
+12 [DONE]                                     test_12          22 completions logprobs, scoring     test_22
+13 checked before the headers                 test_13          23 n choices                         test_23
+                                                               24 what is accepted, routes          test_24
+                                                               25 headers, flushes, models          test_25
+"""
 import concurrent.futures
 import json
 import math
@@ -121,6 +134,18 @@ def test_13_bad_requests_get_their_status_before_any_stream(client, stream):
         chat(client, stream=stream, model="gpt-9")
 
 
+def test_13_a_queue_timeout_is_still_a_503(launch):
+    """The headers of a stream wait until the request is scheduled."""
+    with launch("--max-num-seqs", 1, "--queue-timeout", 0.3, "--served-model-name", "smol") as server:
+        body = {"prompt": "a", "stream": True, "max_tokens": 5000, "ignore_eos": True}
+        with httpx.stream("POST", server.url + "/v1/completions", timeout=60, json=body) as running:
+            lines = running.iter_lines()  # when it goes, so does the connection
+            next(lines)
+            for path, asked in (("/v1/completions", {"prompt": "b"}), ("/v1/chat/completions", {"messages": HELLO})):
+                reply = httpx.post(server.url + path, json=asked | {"stream": True}, timeout=60)
+                assert reply.status_code == 503 and reply.json()["error"]["code"] == "queue_timeout"
+
+
 def test_14_failure_in_mid_stream_is_an_event(launch):
     with launch("--timeout", 1, "--served-model-name", "smol") as server:
         data, _ = raw_events(server, "/v1/completions", {"prompt": "a", "stream": True, "max_tokens": 8000,
@@ -148,6 +173,19 @@ def test_16_too_long_is_context_length_exceeded(client):
     assert error.value.code == "context_length_exceeded"
     numbers = [int(n) for n in re.findall(r"\d+", error.value.message)]
     assert 1024 in numbers and any(n > 3000 for n in numbers)
+
+
+def test_16_keys_bodies_and_names(launch):
+    with launch("--api-key", "secret", "--max-body-bytes", 20000, "--served-model-name", "smol") as server:
+        with server.client() as stranger, pytest.raises(openai.AuthenticationError):
+            stranger.models.list()
+        with server.client(api_key="secret") as friend:
+            assert chat(friend, max_tokens=1).choices
+            with pytest.raises(openai.NotFoundError, match="smol"):
+                chat(friend, model="gpt-9")
+            with pytest.raises(openai.APIStatusError) as error:
+                chat(friend, messages=[{"role": "user", "content": "word " * 6000}])
+            assert error.value.status_code == 413
 
 
 def test_17_busy_is_429_with_whole_seconds(launch):
@@ -227,6 +265,61 @@ def test_22_echo(client):
     assert "".join(c.choices[0].text for c in streamed) == "Once upon a time" + plain
     nothing = complete(client, echo=True, max_tokens=0)
     assert nothing.choices[0].text == "Once upon a time" and nothing.usage.completion_tokens == 0
+
+
+def loose(client):
+    """The client's types have no null in lists of log probabilities, but OpenAI sends it for a prompt's first token."""
+    return client.with_options(_extra_kwargs={"_strict_response_validation": False})
+
+
+@pytest.mark.parametrize("max_tokens", [0, 1])
+def test_22_scoring(server, client, max_tokens):
+    """As lm-eval does: echo, logprobs, and one token that is thrown away, or none."""
+    prompt = "The capital of France is Paris"
+    ids = httpx.post(server.url + "/tokenize", json={"prompt": prompt}).json()["tokens"]
+    for asked in (prompt, ids):
+        reply = loose(client).completions.create(model="smol", prompt=asked, echo=True, logprobs=1, temperature=0,
+                                                 max_tokens=max_tokens)
+        choice, logprobs = reply.choices[0], reply.choices[0].logprobs
+        assert choice.text.startswith(prompt) and choice.finish_reason == "length"
+        assert len(logprobs.tokens) == len(ids) + max_tokens == len(logprobs.token_logprobs)
+        assert "".join(logprobs.tokens[:len(ids)]) == prompt
+        assert logprobs.token_logprobs[0] is None and logprobs.top_logprobs[0] is None
+        for at, token, score, top in list(zip(logprobs.text_offset, logprobs.tokens, logprobs.token_logprobs,
+                                              logprobs.top_logprobs))[1:]:
+            assert choice.text[at:at + len(token)] == token
+            assert score <= max(top.values()) <= 0 and top[token] == score
+        assert reply.usage.completion_tokens == max_tokens
+        streamed = list(loose(client).completions.create(model="smol", prompt=asked, echo=True, logprobs=1,
+                                                         temperature=0, max_tokens=max_tokens, stream=True))
+        scores = [x for c in streamed for o in c.choices if o.logprobs for x in o.logprobs.token_logprobs]
+        assert scores == pytest.approx(logprobs.token_logprobs)
+
+
+def test_22_the_scores_are_those_of_generation(client):
+    """A token scores as a prompt's what it scored when it was generated."""
+    made = complete(client, logprobs=0, max_tokens=6).choices[0]
+    scored = loose(client).completions.create(model="smol", prompt="Once upon a time" + made.text, echo=True, logprobs=0,
+                                              max_tokens=0).choices[0].logprobs
+    assert scored.tokens[-6:] == made.logprobs.tokens
+    assert scored.token_logprobs[-6:] == pytest.approx(made.logprobs.token_logprobs, abs=1e-3)
+
+
+def test_22_the_end_of_sequence_is_scored_too(server, client):
+    """Who drops the last entry of the lists never drops one of the prompt's."""
+    end = httpx.post(server.url + "/tokenize", json={"prompt": "<|im_end|>"}).json()["tokens"]
+    choice = loose(client).completions.create(model="smol", prompt="a b", echo=True, logprobs=1, max_tokens=5,
+                                              extra_body={"allowed_token_ids": end}).choices[0]
+    assert choice.finish_reason == "stop" and choice.text == "a b"
+    assert choice.logprobs.tokens[-1] == "<|im_end|>" and len(choice.logprobs.tokens) == 3
+
+
+def test_23_128_choices_share_one_prefill(client):
+    reply = complete(client, n=128, temperature=1, seed=2, max_tokens=2)
+    assert [c.index for c in reply.choices] == list(range(128))
+    assert reply.usage.prompt_tokens < 10 and reply.usage.completion_tokens <= 256
+    with pytest.raises(openai.BadRequestError):
+        complete(client, n=129)
 
 
 def test_23_n_choices(client):
@@ -331,3 +424,111 @@ def test_several_at_once_are_what_they_are_alone(client):
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         together = list(pool.map(one, range(32)))
     assert together == alone * 4
+
+
+def test_continuous_usage(server):
+    for path, body in (("/v1/chat/completions", {"messages": HELLO}), ("/v1/completions", {"prompt": "a"})):
+        data, _ = raw_events(server, path, body | {
+            "stream": True, "max_tokens": 4, "ignore_eos": True,
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True}})
+        counts = [json.loads(event)["usage"]["completion_tokens"] for event in data[:-1]]
+        assert counts == sorted(counts) and counts[-1] == 4
+
+
+def test_prompt_logprobs(server):
+    for path, body in (("/v1/chat/completions", {"messages": HELLO}), ("/v1/completions", {"prompt": "One two three"})):
+        reply = httpx.post(server.url + path, timeout=60,
+                           json=body | {"prompt_logprobs": 2, "max_tokens": 1, "return_token_ids": True}).json()
+        owner = reply if "messages" in body else reply["choices"][0]
+        scores, ids = owner["prompt_logprobs"], owner["prompt_token_ids"]
+        assert scores[0] is None and len(scores) == len(ids) == reply["usage"]["prompt_tokens"]
+        for token, entry in zip(ids[1:], scores[1:]):
+            own = entry[str(token)]
+            assert own["rank"] >= 1 and own["logprob"] <= 0 and isinstance(own["decoded_token"], str)
+            assert {e["rank"] for e in entry.values()} >= {1, 2} and 2 <= len(entry) <= 3
+
+
+def test_token_ids_and_stop_reason(server):
+    ask = {"prompt": "One two", "max_tokens": 3, "return_token_ids": True, "temperature": 0}
+    choice = httpx.post(server.url + "/v1/completions", json=ask, timeout=60).json()["choices"][0]
+    assert len(choice["token_ids"]) == 3 and choice["stop_reason"] is None
+    data, _ = raw_events(server, "/v1/completions", ask | {"stream": True})
+    chunks = [json.loads(event)["choices"][0] for event in data[:-1]]
+    assert [i for c in chunks for i in c.get("token_ids", [])] == choice["token_ids"]
+    assert chunks[0]["prompt_token_ids"] == choice["prompt_token_ids"]
+    first = choice["token_ids"][0]
+    by_id = httpx.post(server.url + "/v1/completions", json=ask | {"stop_token_ids": [first]}, timeout=60).json()
+    assert by_id["choices"][0]["stop_reason"] == first and by_id["choices"][0]["finish_reason"] == "stop"
+    text = choice["text"].strip()[:3]
+    by_text = httpx.post(server.url + "/v1/completions", json=ask | {"stop": text}, timeout=60).json()
+    assert by_text["choices"][0]["stop_reason"] == text
+
+
+def test_words_and_ids_that_never_or_always_come(server, client):
+    free = complete(client).choices[0].text
+    word = next(w for w in free.split() if len(w) > 2)
+    assert word not in complete(client, extra_body={"bad_words": [word]}).choices[0].text
+    only = httpx.post(server.url + "/tokenize", json={"prompt": " yes"}).json()["tokens"][:1]
+    reply = complete(client, max_tokens=3, extra_body={"allowed_token_ids": only, "return_token_ids": True})
+    assert reply.choices[0].token_ids == only * 3
+
+
+@pytest.mark.parametrize("fields", [
+    {"typical_p": 0.5}, {"top_n_sigma": 1.5}, {"xtc_probability": 0.5, "xtc_threshold": 0.05}, {"dynatemp_range": 0.5},
+    {"mirostat": 1}, {"mirostat": 2, "mirostat_tau": 3}, {"dry_multiplier": 0.8, "dry_sequence_breakers": ["\n"]},
+    {"dry_multiplier": 1}, {"deterministic": True}, {"truncate_prompt_tokens": -1}, {"priority": -5},
+], ids=lambda fields: "-".join(fields))
+def test_samplers_answer(client, fields):
+    for create in (chat, complete):
+        first, second = (create(client, temperature=0.9, seed=4, extra_body=fields) for _ in range(2))
+        assert first.usage.completion_tokens > 0
+        assert first.choices[0].model_dump() == second.choices[0].model_dump()
+
+
+def test_request_id_is_part_of_the_answers(client):
+    assert chat(client, extra_body={"request_id": "mine-1"}).id == "chatcmpl-mine-1"
+
+
+def test_chat_echo_and_continuation(client):
+    messages = [*HELLO, {"role": "assistant", "content": "Hello, "}]
+    go_on = {"continue_final_message": True, "add_generation_prompt": False}
+    plain = chat(client, messages=messages, extra_body=go_on).choices[0].message.content
+    echoed = chat(client, messages=messages, extra_body=go_on | {"echo": True})
+    assert echoed.choices[0].message.content == "Hello, " + plain
+    streamed = list(chat(client, messages=messages, stream=True, extra_body=go_on | {"echo": True}))
+    assert content(streamed) == "Hello, " + plain
+
+
+def test_tokenize_and_detokenize(server):
+    def tokenize(**body):
+        reply = httpx.post(server.url + "/tokenize", json=body)
+        assert reply.status_code == 200, reply.text
+        return reply.json()
+
+    plain = tokenize(prompt="Hello there")
+    assert plain["count"] == len(plain["tokens"]) and plain["max_model_len"] == 1024 and plain["token_strs"] is None
+    assert tokenize(prompt="Hello there", return_token_strs=True)["token_strs"] == ["Hello", "\u0120there"]
+    chat_form = tokenize(messages=HELLO, return_token_strs=True)
+    assert chat_form["token_strs"][0] == "<|im_start|>"
+    shorter = tokenize(messages=HELLO, add_generation_prompt=False)
+    assert chat_form["tokens"][:shorter["count"]] == shorter["tokens"]
+    used = httpx.post(server.url + "/v1/chat/completions", json={"messages": HELLO, "max_tokens": 1}, timeout=60).json()
+    assert used["usage"]["prompt_tokens"] == chat_form["count"]
+    again = httpx.post(server.url + "/detokenize", json={"tokens": chat_form["tokens"]}).json()["prompt"]
+    assert tokenize(prompt=again)["tokens"] == chat_form["tokens"]
+
+
+def test_templates_of_requests(launch):
+    with launch("--trust-request-chat-template", "--served-model-name", "smol") as server, server.client() as client:
+        reply = chat(client, extra_body={"chat_template": "{{ messages[0].content }} {{ word }}",
+                                         "chat_template_kwargs": {"word": "now"}, "return_token_ids": True})
+        words = httpx.post(server.url + "/detokenize", json={"tokens": reply.prompt_token_ids}).json()["prompt"]
+        assert words == HELLO[0]["content"] + " now"
+
+
+def test_sampling_values_of_the_settings_stand_behind_the_request(launch):
+    with launch("--temperature", 0, "--max-tokens", 3, "--served-model-name", "smol") as server, server.client() as client:
+        first, second = (client.completions.create(model="smol", prompt="Once upon") for _ in range(2))
+        assert first.choices[0].text == second.choices[0].text and first.usage.completion_tokens == 3
+        assert client.completions.create(model="smol", prompt="Once upon", max_tokens=5,
+                                         extra_body={"ignore_eos": True}).usage.completion_tokens == 5

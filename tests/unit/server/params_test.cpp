@@ -71,6 +71,12 @@ TEST(ParamTable, RangesAreTheEngines) {
     if (row.name == "max_tokens" || row.name == "max_completion_tokens" || row.name == "logprobs") continue;
     EXPECT_TRUE(engine_takes(plain)) << row.name << " at " << row.high;
     EXPECT_TRUE(engine_takes(low)) << row.name << " at " << row.low;
+    // Where -1 means something to the engine alone, or the engine does not look.
+    const bool other_below = row.name == "priority" || row.name == "truncate_prompt_tokens" ||
+                             row.name == "prompt_logprobs" || row.name == "top_logprobs";
+    GenerationRequest beyond;
+    row.set(beyond, row.kind == ParamKind::kNumberAbove ? row.low : row.low - 1);
+    EXPECT_TRUE(other_below || !engine_takes(beyond)) << row.name << " below " << row.low;
     ++checked;
   }
   EXPECT_GT(checked, 25);
@@ -141,6 +147,7 @@ TEST_F(Words, TruncatedPromptsKeepTheirEnd) {
         ->prompts.front();
   };
   EXPECT_THAT(ids(R"("truncate_prompt_tokens":2)"), ElementsAre('e', 'f'));
+  EXPECT_THAT(ids(R"("truncate_prompt_tokens":2,"truncation_side":"right")"), ElementsAre('a', 'b'));
   EXPECT_EQ(ids(R"("truncate_prompt_tokens":100)").size(), 6u);
   EXPECT_THAT(ids(R"("truncate_prompt_tokens":-1,"max_tokens":253)"), ElementsAre('d', 'e', 'f'));
   const auto beyond = prepare_text(R"({"prompt":"x","truncate_prompt_tokens":257})", kCompletion, *llm_);
@@ -159,6 +166,7 @@ TEST_F(Words, TemplatesOfRequestsAndTheirVariables) {
   };
   EXPECT_EQ(text(R"("chat_template":"{{ messages[0].content }}!")"), "hi!");
   EXPECT_EQ(text(R"("chat_template":"{{ reasoning_effort }}","reasoning_effort":"high")"), "high");
+  EXPECT_EQ(text(R"("chat_template":"{{ enable_thinking }}","reasoning_effort":"none")"), "False");
   EXPECT_EQ(text(R"("chat_template":"{{ documents[0].text }}","documents":[{"text":"d"}])"), "d");
   EXPECT_EQ(text(R"("chat_template":"{{ x }}","chat_template_kwargs":{"x":7})"), "7");
   EXPECT_THAT(text(R"("chat_template":"{% if %}")"), HasSubstr("chat_template: "));
