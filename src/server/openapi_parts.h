@@ -44,6 +44,7 @@ inline constexpr FieldSchema kFieldSchemas[] = {
     {"documents", R"({"type": "array", "maxItems": 256,
         "items": {"type": "object", "additionalProperties": {"type": "string"}}})"},
     {"reasoning_effort", R"({"enum": ["none", "minimal", "low", "medium", "high", "xhigh", "max"]})"},
+    {"truncation_side", R"({"enum": ["left", "right"]})"},
     {"cache_salt", R"({"type": "string", "minLength": 1, "maxLength": 256})"},
     {"request_id", R"({"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[!-~]+$"})"},
 };

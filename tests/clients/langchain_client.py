@@ -2,6 +2,7 @@
 import asyncio
 import sys
 
+from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI, OpenAI
 
 
@@ -20,7 +21,7 @@ def main():
     assert asyncio.run(chat.ainvoke("Hi")).content == chat.invoke("Hi").content
     scored = chat.bind(logprobs=True, top_logprobs=2).invoke("Hi").response_metadata["logprobs"]["content"]
     assert scored and all(len(token["top_logprobs"]) == 2 for token in scored)
-    two = chat.generate([[("human", "Hi")]], n=2, temperature=1.0)
+    two = chat.generate([[HumanMessage("Hi")]], n=2, temperature=1.0)
     assert len(two.generations[0]) == 2
     plain = OpenAI(max_tokens=8, **options)
     text = plain.invoke("Once upon a time")

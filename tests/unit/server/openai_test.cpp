@@ -194,7 +194,7 @@ TEST(ParseChat, WrongTypesAndRangesNameTheParameter) {
       {R"("truncate_prompt_tokens":-2)", "truncate_prompt_tokens"},
       {R"("typical_p":0)", "typical_p"},
       {R"("typical_p":1.5)", "typical_p"},
-      {R"("top_n_sigma":-2)", "top_n_sigma"},
+      {R"("top_n_sigma":-1001)", "top_n_sigma"},
       {R"("top_n_sigma":"NaN")", "top_n_sigma"},
       {R"("xtc_probability":1.5)", "xtc_probability"},
       {R"("xtc_threshold":-0.5)", "xtc_threshold"},
