@@ -33,8 +33,11 @@ def map_body(context, body):
         return body
     body = dict(body)
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
-    if isinstance(body.get("min_tokens"), int) and not isinstance(body["min_tokens"], bool):
-        body["min_tokens"] = min(body["min_tokens"], limit if isinstance(limit, int) else 8)
+    # An integer may be written 94810.0; and the context is an end too.
+    if isinstance(body.get("min_tokens"), (int, float)) and not isinstance(body["min_tokens"], bool):
+        body["min_tokens"] = min(body["min_tokens"], limit if isinstance(limit, (int, float)) else 8, 1000)
+    if isinstance(body.get("bad_words"), list):  # 64 tokens at most, which are bytes at worst
+        body["bad_words"] = [w[:15] if isinstance(w, str) and len(w) <= 256 else w for w in body["bad_words"]]
     if isinstance(body.get("logit_bias"), dict) and all(re.fullmatch("[0-9]+", k) for k in body["logit_bias"]):
         body["logit_bias"] = {str(int(k) % 100): v for k, v in body["logit_bias"].items()}
     if body.get("continue_final_message") is True:
