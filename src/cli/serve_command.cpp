@@ -168,7 +168,7 @@ void Control::on_signal() {
   }
   if (drainer_.joinable()) {
     log::warn("second signal: ending at once");
-    quit(kDrainExpired);
+    quit(exit_code_ != 0 ? exit_code_ : kDrainExpired);  // after a lost device: its code
   }
   log::info("finishing running requests, for at most {} s; a second signal ends at once",
             config_.server.drain_timeout);

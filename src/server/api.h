@@ -87,7 +87,8 @@ class Api {
   HttpMetrics http_metrics_;
   TextPool text_pool_;
   GpuMonitor gpu_monitor_;
-  TextPool gpu_pool_;  // one thread, which may wait for the driver
+  TextPool gpu_pool_;          // one thread, which may wait for the driver
+  TextPool reset_pool_{1, 4};  // one thread, which may wait for the engine
 
   std::mutex mutex_;
   std::condition_variable idle_;

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "server/api.h"
+#include "server/http_head.h"
 #include "server/metrics_text.h"
 
 namespace deepinfer::server {
@@ -25,7 +26,7 @@ asio::awaitable<void> Api::metrics(HttpExchange& exchange) {
 
 // vLLM answers 200 whether the cache was emptied or not; here 200 means that it was.
 asio::awaitable<void> Api::reset_prefix_cache(HttpExchange& exchange) {
-  const std::string& query = exchange.request().query;
+  const std::string query = lower(exchange.request().query);  // Python writes False
   if (query.find("reset_running_requests=") != std::string::npos &&
       query.find("reset_running_requests=false") == std::string::npos) {
     co_await exchange.reply(
@@ -35,9 +36,9 @@ asio::awaitable<void> Api::reset_prefix_cache(HttpExchange& exchange) {
                      "invalid_request_error", "reset_running_requests", "unsupported_parameter"}));
     co_return;
   }
-  // The engine's thread answers, which is not what a thread of connections waits for. A request whose answer
-  // is out already leaves the engine a moment later: that is waited for.
-  const auto done = co_await text_pool_.run<bool>([this]() -> Result<bool> {
+  // The engine's thread answers, which neither a thread of connections nor one that reads prompts waits for.
+  // A request whose answer is out already leaves the engine a moment later: that is waited for.
+  const auto done = co_await reset_pool_.run<bool>([this]() -> Result<bool> {
     for (int i = 0; i < kResetTries; ++i) {
       if (llm_.load()->engine->reset_prefix_cache()) return true;
       std::this_thread::sleep_for(kResetPause);
@@ -45,7 +46,8 @@ asio::awaitable<void> Api::reset_prefix_cache(HttpExchange& exchange) {
     return false;
   });
   if (!done) {
-    co_await exchange.reply(error_reply(to_api_error(done.error())));
+    co_await exchange.reply(
+        error_reply(to_api_error({ErrorCode::kQueueFull, "too many resets are waiting: try again", {}})));
   } else if (!*done) {
     co_await exchange.reply(error_reply({409,
                                          "the prefix cache is in use: requests are running; try again when "

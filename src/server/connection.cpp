@@ -27,6 +27,7 @@ constexpr auto kTuple = asio::as_tuple(asio::use_awaitable);
 constexpr size_t kReadBytes = 16 << 10;
 constexpr size_t kPipelinedBytes = 64 << 10;  // taken in while a request is answered; then the socket waits
 constexpr std::chrono::milliseconds kLinger{2000};
+constexpr unsigned kReadsPerTurn = 64;
 
 std::string_view view(const boost::beast::flat_buffer& buffer) {
   const auto data = buffer.data();
@@ -53,7 +54,10 @@ Connection::Connection(Stream::Socket socket, std::shared_ptr<HttpShared> shared
     : shared_(std::move(shared)),
       stream_(std::move(socket), shared_->tls.get()),
       deadline_(stream_.get_executor()),
-      watch_ended_(stream_.get_executor()) {
+      watch_ended_(stream_.get_executor()) {}
+
+// Not in the constructor: who finds it in the list needs its weak_from_this().
+void Connection::enlist() {
   const std::lock_guard lock(shared_->mutex);
   shared_->connections.insert(this);
 }
@@ -168,7 +172,15 @@ asio::awaitable<bool> Connection::handshake() {
   co_return false;
 }
 
+// The reads of a fast sender's bytes never wait, but the deadline's timer must have its turn, and so must
+// other connections.
+asio::awaitable<void> Connection::take_turn() {
+  if (++reads_ % kReadsPerTurn == 0) co_await asio::post(executor(), asio::use_awaitable);
+}
+
 asio::awaitable<Stream::Error> Connection::read_more() {
+  co_await take_turn();
+  if (timed_out_) co_return asio::error::operation_aborted;
   const auto [error, bytes] = co_await stream_.read(room(buffer_));
   buffer_.commit(bytes);
   co_return error;
@@ -345,7 +357,7 @@ asio::awaitable<void> Connection::handle() {
   on_gone_ = nullptr;
   on_head = nullptr;
   if (failed || !started_) {
-    if (started_) {
+    if (started_ || gone_) {
       set_gone();  // in the middle of a reply nothing can be said any more
     } else {
       HttpReply reply{500, shared_->error_body(500, "an internal error of the server; its log says more")};
@@ -373,8 +385,7 @@ asio::awaitable<void> Connection::linger() {
   if (stream_.shutdown_send()) co_return;
   arm(kLinger);
   std::vector<char> sink(kReadBytes);
-  while (!(co_await stream_.read(sink)).first) {
-  }
+  while (!timed_out_ && !(co_await stream_.read(sink)).first) co_await take_turn();
   disarm();
 }
 
@@ -420,7 +431,7 @@ asio::awaitable<bool> Connection::write(std::string bytes) {
 
 asio::awaitable<bool> Connection::reply(HttpReply reply) {
   started_ = true;
-  if (on_head) on_head(reply);
+  if (on_head && !gone_) on_head(reply);
   std::string bytes = head_of(reply, reply.body.size());
   if (!head_only_) bytes += reply.body;
   co_return co_await write(std::move(bytes));
@@ -428,7 +439,7 @@ asio::awaitable<bool> Connection::reply(HttpReply reply) {
 
 asio::awaitable<bool> Connection::start_stream(HttpReply head) {
   started_ = true;
-  if (on_head) on_head(head);
+  if (on_head && !gone_) on_head(head);
   co_return co_await write(head_of(head, std::nullopt));
 }
 

@@ -36,6 +36,7 @@ struct HttpShared {
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
   Connection(Stream::Socket socket, std::shared_ptr<HttpShared> shared);
+  void enlist();  // once, before run(): from now on one of the shared connections
   ~Connection();
   Connection(const Connection&) = delete;
 
@@ -62,6 +63,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   using Parser = boost::beast::http::request_parser<boost::beast::http::string_body>;
 
   boost::asio::awaitable<bool> handshake();
+  boost::asio::awaitable<void> take_turn();           // before each read of a loop
   boost::asio::awaitable<Stream::Error> read_more();  // into buffer_
   boost::asio::awaitable<size_t> read_head();         // bytes of the head in buffer_; 0: the connection ends
   boost::asio::awaitable<bool> read_body(Parser& parser);
@@ -91,6 +93,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   boost::asio::steady_timer deadline_;
   boost::asio::steady_timer watch_ended_;
   uint64_t arming_ = 0;
+  unsigned reads_ = 0;
   bool timed_out_ = false;
   bool idle_ = false;    // between requests
   bool served_ = false;  // at least one request

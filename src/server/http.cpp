@@ -84,6 +84,7 @@ struct HttpServer::Impl {
 void HttpServer::Impl::serve(Stream::Socket socket) {
   const auto executor = socket.get_executor();
   auto connection = std::make_shared<Connection>(std::move(socket), shared);
+  connection->enlist();
   size_t count = 0;
   {
     const std::lock_guard lock(shared->mutex);
@@ -107,7 +108,7 @@ asio::awaitable<void> HttpServer::Impl::accept() {
   while (acceptor.is_open()) {
     auto [error, socket] =
         co_await acceptor.async_accept(asio::make_strand(io), asio::as_tuple(asio::use_awaitable));
-    if (!error) {
+    if (!error && acceptor.is_open()) {
       serve(std::move(socket));
       continue;
     }

@@ -12,9 +12,9 @@ namespace deepinfer::server {
 namespace {
 
 // Known before they happen, so that a rate over them has a beginning.
-constexpr std::array<std::string_view, 10> kReasons = {
-    "queue_full", "queue_timeout", "loading",         "draining",          "stalled",
-    "overload",   "out_of_memory", "request_timeout", "request_too_large", "headers_too_large"};
+constexpr std::array<std::string_view, 11> kReasons = {
+    "queue_full",    "queue_timeout",   "loading",           "draining",          "stalled",    "overload",
+    "out_of_memory", "request_timeout", "request_too_large", "headers_too_large", "device_lost"};
 
 struct CounterFamily {
   const char* name;
@@ -135,7 +135,9 @@ HttpMetrics::HttpMetrics() {
 }
 
 void HttpMetrics::answered(std::string_view handler, int status, std::string_view code) {
-  const std::string_view reason = rejection(status, code);
+  // A probe that is told how things are was not refused.
+  const bool probe = handler == "/health" || handler == "/health/ready";
+  const std::string_view reason = probe ? std::string_view() : rejection(status, code);
   const std::lock_guard lock(mutex_);
   ++requests_[{std::string(handler), status}];
   if (!reason.empty()) ++rejected_[std::string(reason)];

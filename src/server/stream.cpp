@@ -33,11 +33,14 @@ Stream::Socket::wait_type Stream::wanted(Socket::wait_type plain) const {
 }
 
 asio::awaitable<Stream::Error> Stream::handshake() {
-  Error error;
-  if (!tls_) co_return error;
-  while ((error = tls_->handshake()) == asio::error::would_block)
-    if ((error = co_await wait(wanted(Socket::wait_read)))) break;
-  co_return error;
+  if (!tls_) co_return Error();
+  for (;;) {
+    if (!socket_.is_open()) co_return asio::error::bad_descriptor;
+    Error error = tls_->handshake();
+    if (error != asio::error::would_block) co_return error;
+    error = co_await wait(wanted(Socket::wait_read));
+    if (error) co_return error;
+  }
 }
 
 size_t Stream::try_read(std::span<char> bytes, Error& error) {

@@ -470,6 +470,13 @@ TEST_F(ApiTest, DisconnectFreesEverythingAtOnce) {
     client.close();
     expect_free();
   }
+  std::string counts;
+  for (int i = 0; i < 500 && counts.find("status=\"499\"") == std::string::npos; ++i) {
+    std::this_thread::sleep_for(milliseconds(10));
+    counts = ask(get("/metrics")).body;
+  }
+  EXPECT_THAT(counts, HasSubstr(R"({handler="/v1/chat/completions",status="499"})"));
+  EXPECT_THAT(counts, Not(HasSubstr(R"(status="500")")));
   TearDown();
   std::ifstream log(config_.server.event_log);
   std::string line;
@@ -559,6 +566,28 @@ TEST_F(ApiTest, TimeoutsOfWholeAnswersAre503And504) {
   EXPECT_EQ(reply.status, 504);
   EXPECT_EQ(json::parse(reply.body).at("error").at("code"), "timeout");
   expect_free();
+}
+
+TEST_F(ApiTest, ResetsThatWaitForTheEngineDelayNobody) {
+  start();
+  EXPECT_EQ(ask(post("/reset_prefix_cache?reset_running_requests=False", "")).status, 200);
+  EXPECT_EQ(ask(post("/reset_prefix_cache?reset_running_requests=True", "")).status, 400);
+  gate_.close();
+  RawClient running(port_);
+  running.send(chat());
+  gate_.wait_for_step();
+  std::vector<std::unique_ptr<RawClient>> resets;
+  for (int i = 0; i < 12; ++i) {
+    resets.push_back(std::make_unique<RawClient>(port_));
+    resets.back()->send(post("/reset_prefix_cache", ""));
+  }
+  std::this_thread::sleep_for(milliseconds(100));
+  EXPECT_EQ(ask(post("/tokenize", R"({"prompt":"a"})")).status, 200);
+  gate_.open();
+  EXPECT_EQ(running.read_reply().status, 200);
+  int refused = 0;
+  for (const auto& reset : resets) refused += reset->read_reply().status == 429;
+  EXPECT_GT(refused, 0);  // four may wait
 }
 
 // The runner hangs in its step: nothing moves the heartbeat.

@@ -65,7 +65,10 @@ class HttpBase : public testing::Test {
     target_.tls = transport == Transport::kTls;
     server_ = std::make_unique<HttpServer>(
         limits, [this](HttpExchange& exchange) { return serve(exchange); },
-        [](int, std::string_view message) { return "refused: " + std::string(message); },
+        [this](int, std::string_view message) {
+          ++refusals_;
+          return "refused: " + std::string(message);
+        },
         target_.tls ? tls_context() : nullptr);
     if (transport == Transport::kUnix) {
       target_.uds = testing::TempDir() + fmt::format("http_test_{}.sock", getpid());
@@ -79,7 +82,8 @@ class HttpBase : public testing::Test {
     server_->start(2);
   }
 
-  // /echo sends the body back, /stream three pieces, /hang waits for the client to leave, /throw throws.
+  // /echo sends the body back, /stream three pieces, /hang waits for the client to leave, /late and
+  // /late_stream answer after that, /throw throws.
   asio::awaitable<void> serve(HttpExchange& exchange) {
     const std::string path = exchange.request().path;
     if (path == "/throw") throw std::runtime_error("on purpose");
@@ -92,12 +96,15 @@ class HttpBase : public testing::Test {
       co_await exchange.end_stream();
       co_return;
     }
-    if (path == "/hang") {
+    if (path == "/hang" || path.starts_with("/late")) {
       asio::steady_timer timer(exchange.executor(), asio::steady_timer::time_point::max());
       exchange.on_disconnect([&timer] { timer.cancel(); });
       ++hanging_;
       co_await timer.async_wait(asio::as_tuple(asio::use_awaitable));
       exchange.on_disconnect(nullptr);
+      exchange.on_head([this](const HttpReply&) { ++heads_; });
+      if (path == "/late") co_await exchange.reply({200, "too late"});
+      if (path == "/late_stream") co_await exchange.start_stream({});
       ++left_;
       co_return;
     }
@@ -125,7 +132,7 @@ class HttpBase : public testing::Test {
 
   std::unique_ptr<HttpServer> server_;
   RawTarget target_;
-  std::atomic<int> hanging_ = 0, left_ = 0;
+  std::atomic<int> hanging_ = 0, left_ = 0, heads_ = 0, refusals_ = 0;
 };
 
 // Over each kind of stream.
@@ -333,6 +340,29 @@ TEST_P(HttpTest, DeadlinesOfHeadAndBody) {
   EXPECT_EQ(ask(kPost + "Content-Length: 5\r\n\r\nhel").status, 408);
 }
 
+// Its bytes are always there: no read waits for them.
+TEST_F(HttpBase, DeadlinesHoldForAFastSenderToo) {
+  HttpLimits limits;
+  limits.body = milliseconds(100);
+  limits.body_bytes = limits.bodies_bytes = size_t{8} << 30;
+  start(limits);
+  RawClient client(target_);
+  std::atomic<bool> done = false;
+  std::thread sender([&] {
+    client.send(kPost + "Content-Length: 8000000000\r\n\r\n");
+    const std::string piece(1 << 20, 'x');
+    const auto end = std::chrono::steady_clock::now() + milliseconds(8000);
+    while (!done && std::chrono::steady_clock::now() < end) client.send(piece);
+  });
+  EXPECT_EQ(client.read_reply().status, 408);
+  const auto told = std::chrono::steady_clock::now();
+  while (server_->connections() > 0 && std::chrono::steady_clock::now() < told + milliseconds(8000))
+    std::this_thread::sleep_for(milliseconds(10));
+  EXPECT_LT(std::chrono::steady_clock::now() - told, milliseconds(5000));  // it lingers for two seconds
+  done = true;
+  sender.join();
+}
+
 TEST_P(HttpTest, IdleConnectionIsClosedWithoutAWord) {
   HttpLimits limits;
   limits.idle = milliseconds(100);
@@ -376,6 +406,21 @@ TEST_P(HttpTest, DisconnectIsNoticedAtOnce) {
   expect_soon(left_, 2);
   half.shutdown_send();
   expect_soon(left_, 3);
+}
+
+TEST_P(HttpTest, NobodyIsToldOfAReplyWhoseClientIsGone) {
+  start();
+  int gone = 0;
+  for (const char* path : {"/late", "/late_stream", "/hang"}) {
+    RawClient client(target_);
+    client.send(get(path));
+    expect_soon(hanging_, ++gone);
+    client.close();
+    expect_soon(left_, gone);
+  }
+  server_->stop();
+  EXPECT_EQ(heads_, 0);
+  EXPECT_EQ(refusals_, 0);
 }
 
 TEST_P(HttpTest, DisconnectIsNoticedBehindAPipelinedRequest) {

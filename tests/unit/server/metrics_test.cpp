@@ -60,6 +60,8 @@ TEST(HttpMetrics, OnlyRefusalsOfTheServerAreRejections) {
   http.answered("/v1/completions", 400, "invalid_value");
   http.answered("/v1/completions", 500, "internal_error");
   http.answered("none", 404, "route_not_found");
+  http.answered("/health", 503, "stalled");
+  http.answered("/health/ready", 503, "loading");
   for (const auto& [reason, count] : http.rejected()) EXPECT_EQ(count, 0u) << reason;
   http.answered("none", 431, "");
   http.answered("none", 413, "");
@@ -67,9 +69,10 @@ TEST(HttpMetrics, OnlyRefusalsOfTheServerAreRejections) {
   http.answered("none", 503, "");
   http.answered("/v1/completions", 429, "queue_full");
   http.answered("/v1/completions", 503, "unavailable");
+  http.answered("/v1/completions", 503, "device_lost");
   const auto rejected = http.rejected();
-  for (const char* reason :
-       {"headers_too_large", "request_too_large", "request_timeout", "overload", "queue_full", "draining"})
+  for (const char* reason : {"headers_too_large", "request_too_large", "request_timeout", "overload",
+                             "queue_full", "draining", "device_lost"})
     EXPECT_EQ(rejected.at(reason), 1u) << reason;
 }
 
