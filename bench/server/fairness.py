@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""What a client feels of others: the gaps between tokens of one stream, alone and beside clients that ask for much.
+
+    bench/server/fairness.py --model FILE.gguf [--deepinfer PATH] [--seconds 15]
+
+megabyte: a client sends prompts of 1 MB, one after another (they are read, tokenized and refused: the context is smaller).
+context: a client sends prompts of the whole context, one after another, so that prefill chunks share steps with the stream.
+hundred: a client holds 100 streams; then the share of the tokens that a second client with one stream gets.
+Prints a table on standard error and JSON on standard output.
+"""
+import argparse
+import asyncio
+import json
+import os
+import pathlib
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+from load import percentile, prompts, stream  # noqa: E402
+from peers import DeepInfer, Server, say  # noqa: E402
+from soak import whole  # noqa: E402
+
+CONTEXT = 4096
+
+
+async def while_others(port, seconds, others):
+    """The gaps of a stream that asks again and again, beside `others`."""
+    stop = asyncio.Event()
+    crowd = [asyncio.create_task(other(port, stop)) for other in others]
+    await asyncio.sleep(1 if others else 0)
+    gaps, tokens, start = [], 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        seen = await stream(port, f"{tokens} A story of a lighthouse:", 200)
+        gaps += seen.gaps
+        tokens += 200
+    rate = tokens / (time.perf_counter() - start)
+    stop.set()
+    sent = sum(await asyncio.gather(*crowd))
+    return {"itl_p50 ms": 1e3 * percentile(gaps, 50), "itl_p99 ms": 1e3 * percentile(gaps, 99),
+            "itl_max ms": 1e3 * max(gaps), "tokens a second": rate, "requests of others": sent}
+
+
+async def megabytes(port, stop):
+    count, text = 0, "The quick brown fox jumps over the lazy dog, again. " * (1 << 20)
+    while not stop.is_set():
+        status, _ = await whole(port, "/v1/completions", {"prompt": f"{count} {text}"[:1 << 20], "max_tokens": 1})
+        if status != 400:
+            raise RuntimeError(f"a prompt of 1 MB got {status}")
+        count += 1
+    return count
+
+
+async def contexts(port, stop):
+    count = 0
+    while not stop.is_set():
+        prompt = prompts(count + 1, CONTEXT * 5 // 4)[count][:2 * CONTEXT]
+        status, answer = await whole(port, "/v1/completions", {"prompt": prompt, "max_tokens": 1,
+                                                              "truncate_prompt_tokens": CONTEXT - 8})
+        if status != 200:
+            raise RuntimeError(f"a prompt of the whole context got {status}: {answer}")
+        count += 1
+    return count
+
+
+async def hundred(port, stop):
+    async def one(i):
+        count = 0
+        while not stop.is_set():
+            await stream(port, f"{i} {count} One of a hundred:", 100)
+            count += 1
+        return count
+
+    return sum(await asyncio.gather(*(one(i) for i in range(100))))
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--model", required=True)
+    p.add_argument("--deepinfer", default="build/release/src/cli/deepinfer")
+    p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    p.add_argument("--seconds", type=float, default=15)
+    args = p.parse_args()
+    table = {}
+    for name, others in (("alone", []), ("megabyte", [megabytes]), ("context", [contexts]), ("hundred", [hundred])):
+        with Server(DeepInfer(args), 128, CONTEXT) as server:
+            asyncio.run(stream(server.port, "A warm-up", 8))
+            table[name] = asyncio.run(while_others(server.port, args.seconds, others))
+        say(f"{name:10}" + "  ".join(f"{k} {v:.1f}" for k, v in table[name].items()))
+    for name in ("megabyte", "context", "hundred"):
+        table[name]["itl_p99 ratio to alone"] = table[name]["itl_p99 ms"] / table["alone"]["itl_p99 ms"]
+    print(json.dumps(table, indent=1))
+
+
+if __name__ == "__main__":
+    main()
