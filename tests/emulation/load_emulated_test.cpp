@@ -192,11 +192,14 @@ TEST_F(Load, AContextThatDoesNotFit) {
 }
 
 TEST_F(Load, WeightsThatDoNotFit) {
-  emulation::reset_machine({.name = "Card", .total_memory = 8 * kMiB, .used_by_others = 8 * kMiB - 65536});
   config_.gpu.kv_cache_memory_bytes = 1;
-  const std::string text = error();
-  EXPECT_THAT(text, HasSubstr("the model does not fit: its weights need"));
-  EXPECT_THAT(text, HasSubstr("What would fit:"));
+  // What the start itself needs does not fit.
+  emulation::reset_machine({.name = "Card", .total_memory = 8 * kMiB, .used_by_others = 8 * kMiB - 65536});
+  EXPECT_THAT(error(), testing::AllOf(HasSubstr("GPU 0 (Card)"), HasSubstr("nvidia-smi")));
+  // That fits, a weight does not.
+  emulation::reset_machine({.name = "Card", .total_memory = 8 * kMiB, .used_by_others = 7 * kMiB - 65536});
+  EXPECT_THAT(error(), testing::AllOf(HasSubstr("GPU 0 (Card)"), HasSubstr("for a weight of"),
+                                      HasSubstr("What takes less:")));
 }
 
 // Whichever allocation fails: a Result that says what, never a crash, and nothing stays behind.

@@ -51,7 +51,7 @@ TEST(Rates, LittleMemoryMakesThemSmaller) {
     EXPECT_EQ(rates->copy_bytes, free / 4 / 256 * 256);
     EXPECT_GT(rates->copy_gb_per_second, 0);
   }
-  emulation::reset_machine({.total_memory = size_t{64} << 20, .used_by_others = size_t{30} << 20});
+  emulation::reset_machine({.total_memory = size_t{72} << 20, .used_by_others = size_t{30} << 20});
   {
     const auto gpu = opened();
     const size_t rest = gpu->memory().free_bytes - (size_t{2} << 20);

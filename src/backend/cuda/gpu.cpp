@@ -132,7 +132,13 @@ Result<std::unique_ptr<Gpu>> Gpu::open(const GpuOptions& options) {
   }
   gpu->parts_->events = std::make_shared<EventPool>();
   constexpr size_t kCounterBytes = kTileCounters * sizeof(int32_t);
-  DI_ASSIGN(gpu->parts_->counters, gpu->allocate(kCounterBytes));
+  Result<Buffer> counters = gpu->allocate(kCounterBytes);
+  if (!counters)
+    return make_error(ErrorCode::kMemory,
+                      "{}: the model does not fit, other processes hold nearly all of its memory "
+                      "(nvidia-smi shows which): end them, or choose another GPU, or device cpu",
+                      counters.error().message);
+  gpu->parts_->counters = std::move(*counters);
   gpu->fill(gpu->parts_->counters.data(), 0, kCounterBytes);
   // Kernels wait for the one in front of them only where they were compiled for 9.0 or later: code that the
   // driver makes from the older PTX does not.
