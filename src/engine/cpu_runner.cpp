@@ -5,6 +5,11 @@
 #include "base/check.h"
 
 namespace deepinfer {
+namespace {
+
+constexpr int kScoredRows = 128;
+
+}  // namespace
 
 Result<std::unique_ptr<CpuRunner>> CpuRunner::create(std::unique_ptr<ThreadPool> pool,
                                                      std::unique_ptr<Model> model,
@@ -23,7 +28,9 @@ Result<std::unique_ptr<CpuRunner>> CpuRunner::create(std::unique_ptr<ThreadPool>
               .max_in_flight = 1};
   DI_ASSIGN(r->kv_memory_, Buffer::allocate(o.num_blocks * KvCache::block_bytes(groups, block_size)));
   r->kv_ = std::make_unique<KvCache>(groups, block_size, o.num_blocks, r->kv_memory_.data(), Device{});
-  DI_ASSIGN(r->logits_memory_, Buffer::allocate(int64_t{o.max_num_seqs} * r->info_.vocab_size *
+  // A prompt's scores read the head's weights once for so many tokens.
+  r->logit_rows_ = std::max(o.max_num_seqs, std::min(kScoredRows, o.max_num_batched_tokens));
+  DI_ASSIGN(r->logits_memory_, Buffer::allocate(int64_t{r->logit_rows_} * r->info_.vocab_size *
                                                 static_cast<int64_t>(sizeof(float))));
   // Touched only when a prompt's tokens are scored.
   DI_ASSIGN(r->hidden_memory_,
@@ -33,7 +40,7 @@ Result<std::unique_ptr<CpuRunner>> CpuRunner::create(std::unique_ptr<ThreadPool>
   r->slots_.last_token = make_tensor(r->last_token_.data(), DType::kI32, {o.max_num_seqs});
   r->context_ = {.pool = r->pool_.get()};
   DI_ASSIGN(Buffer scratch, Buffer::allocate(r->model_->scratch_bytes(r->context_, o.max_num_batched_tokens,
-                                                                      o.max_num_seqs)));
+                                                                      r->logit_rows_)));
   r->scratch_ = Arena(std::move(scratch));
   r->context_.scratch = &r->scratch_;
   return r;
@@ -103,7 +110,7 @@ void CpuRunner::score(const Step& step) {
   const Tensor hidden = make_tensor(hidden_memory_.data(), DType::kF32, {flat_.batch.num_tokens, H});
   model_->forward(context_, flat_.batch, *kv_, slots_, {.hidden_out = hidden});
   const auto scored = std::span(flat_.scored_token);
-  const auto most = static_cast<size_t>(info_.num_slots);
+  const auto most = static_cast<size_t>(logit_rows_);
   std::vector<OutputToken> all;
   for (size_t first = 0; first < scored.size(); first += most) {
     const size_t count = std::min(most, scored.size() - first);

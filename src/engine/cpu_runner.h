@@ -48,6 +48,7 @@ class CpuRunner final : public ModelRunner {
   void score_piece(const Tensor& hidden, size_t first, size_t count, std::vector<OutputToken>& out);
 
   Info info_;
+  int logit_rows_ = 0;  // that logits_memory_ holds
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Model> model_;
   Arena scratch_;

@@ -133,7 +133,9 @@ void CudaRunner::score_rows(int32_t first, const Tensor& logits) {
   const ScoreLayout& at = score_layout_;
   int32_t* target = cuda::step_arrays(state_.block, flight(in_flight_).shape).target + first;
   const Device device = context_.device;
-  ScoreParams p{.logits = logits, .top = kMaxTopLogprobs};
+  int32_t most = 0;
+  for (const Scored& s : flight(in_flight_).scored) most = std::max(most, s.top);
+  ScoreParams p{.logits = logits, .top = most};
   p.target = make_tensor(target, DType::kI32, {rows}, device);
   p.logprob = make_tensor(part(0, 1), DType::kF32, {rows}, device);
   p.rank = make_tensor(part(at.rank, 1), DType::kI32, {rows}, device);

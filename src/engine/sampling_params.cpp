@@ -214,7 +214,7 @@ ResolvedSampling resolve(SamplingParams params, std::span<const int32_t> end_ids
     for (int32_t id : params.allowed_token_ids) r.mask[id / 32] |= 1u << (id % 32);
   }
   r.dry = params.dry_multiplier > 0 && params.dry_penalty_last_n != 0;
-  if (r.dry) r.breakers = DryBreakers(params.dry_breakers, vocab_size);
+  if (r.dry) r.breakers = DryBreakers(std::move(params.dry_breakers), vocab_size);
   r.params = std::move(params);
   return r;
 }

@@ -35,6 +35,38 @@ std::string last_of_assistant(const boost::json::array& messages) {
   return text && last.at("role") == "assistant" ? std::string(text->data(), text->size()) : std::string();
 }
 
+// What a small request may not make the server hold: each choice repeats its prompt's text and scores, each
+// prompt has the lists of the sampling parameters for itself.
+Result<void> check_size(const Prepared& p) {
+  constexpr double kMaxReplyBytes = 64 << 20, kMaxListEntries = 4 << 20;
+  constexpr double kScoreBytes = 70, kIdBytes = 8;  // of JSON, about
+  const GenerationRequest& r = p.request;
+  const SamplingParams& s = r.sampling;
+  double bytes = 0;
+  for (size_t i = 0; i < p.prompts.size(); ++i) {
+    const auto tokens = static_cast<double>(p.prompts[i].size());
+    if (!p.echo.empty()) bytes += static_cast<double>(p.echo[i].size());
+    if (s.prompt_logprobs >= 0) bytes += kScoreBytes * tokens * (1 + s.prompt_logprobs);
+    if (r.return_token_ids) bytes += kIdBytes * tokens;
+  }
+  if (bytes * s.n > kMaxReplyBytes)
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("n: the prompts' text and scores would be about {:.0f} MB in {} choices each, "
+                             "expected at most {:.0f} MB: ask for fewer choices, prompts or prompt_logprobs",
+                             bytes * s.n / 1e6, s.n, kMaxReplyBytes / 1e6),
+                 "n"};
+  size_t entries = s.dry_breakers.size() + s.allowed_token_ids.size() + s.logit_bias.size();
+  for (const auto& word : s.bad_words) entries += word.size();
+  if (static_cast<double>(entries) * static_cast<double>(p.prompts.size()) > kMaxListEntries)
+    return Error{
+        ErrorCode::kInvalidArgument,
+        fmt::format("prompt: {} prompts with lists of {} tokens in their parameters, expected at most "
+                    "{:.0f} together: send fewer prompts at once",
+                    p.prompts.size(), entries, kMaxListEntries),
+        "prompt"};
+  return {};
+}
+
 Result<Prepared> prepare_chat(const boost::json::object& body, const Llm& llm, const Config& config) {
   DI_ASSIGN(ChatRequest request, parse_chat(body, parse_context(llm, config)));
   Prepared out;
@@ -45,6 +77,7 @@ Result<Prepared> prepare_chat(const boost::json::object& body, const Llm& llm, c
   if (request.echo) out.echo.push_back(last_of_assistant(request.messages));
   out.max_tokens = request.max_tokens;
   out.request = std::move(request);
+  DI_TRY(check_size(out));
   return out;
 }
 
@@ -52,6 +85,7 @@ Result<Prepared> prepare_completion(const boost::json::object& body, const Llm& 
   DI_ASSIGN(CompletionRequest request, parse_completion(body, parse_context(llm, config)));
   Prepared out;
   DI_ASSIGN(out.model, resolve_model(llm, request.model));
+  if (!request.max_tokens) request.max_tokens = kCompletionTokens;
   for (const PromptInput& prompt : request.prompts) {
     DI_ASSIGN(auto ids, plain_prompt(llm, prompt, request));
     if (request.echo) {
@@ -62,8 +96,9 @@ Result<Prepared> prepare_completion(const boost::json::object& body, const Llm& 
     out.prompts.push_back(std::move(ids));
   }
   DI_TRY(complete(request, llm, config));
-  out.max_tokens = request.max_tokens.value_or(kCompletionTokens);
+  out.max_tokens = request.max_tokens;
   out.request = std::move(request);
+  DI_TRY(check_size(out));
   return out;
 }
 

@@ -26,7 +26,19 @@ Result<void> cut_after_last_message(const ChatRequest& request, RenderedPrompt& 
   std::string_view text(content.data(), content.size());
   while (!text.empty() && std::string_view(" \t\r\n").find(text.back()) != std::string_view::npos)
     text.remove_suffix(1);
-  const size_t place = prompt.text.rfind(text);
+  if (text.empty())
+    return Error{ErrorCode::kInvalidArgument,
+                 "continue_final_message: the last message is empty, expected text to go on with",
+                 "continue_final_message"};
+  // What the template wrote behind the message may hold the same letters.
+  const auto templates_own = [&](size_t begin) {
+    return std::any_of(prompt.trusted.begin(), prompt.trusted.end(), [&](const TextRange& range) {
+      return range.begin < begin + text.size() && begin < range.end;
+    });
+  };
+  size_t place = prompt.text.rfind(text);
+  while (place != std::string::npos && templates_own(place))
+    place = place == 0 ? std::string::npos : prompt.text.rfind(text, place - 1);
   if (place == std::string::npos)
     return Error{ErrorCode::kInvalidArgument,
                  "continue_final_message: the model's template changes the last message's text",

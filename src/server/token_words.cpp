@@ -7,7 +7,8 @@ namespace deepinfer::server {
 
 namespace {
 
-constexpr size_t kMaxTail = 20;
+// llama.cpp's limits: of a breaker's bytes, and of the tokens of its rest.
+constexpr size_t kMaxBreaker = 40, kMaxTail = 20;
 
 std::vector<int32_t> all_special(const Tokenizer& tokenizer, const std::string& text) {
   const TextRange all{0, text.size()};
@@ -33,7 +34,8 @@ TokenSequences bad_word_sequences(const Tokenizer& tokenizer, std::span<const st
 
 TokenSequences breaker_sequences(const Tokenizer& tokenizer, std::span<const std::string> breakers) {
   TokenSequences sequences;
-  for (const std::string& breaker : breakers) {
+  for (const std::string& whole : breakers) {
+    const std::string breaker = whole.substr(0, kMaxBreaker);
     // By the number of the breaker's bytes that a token brings: the tokens of the rest.
     std::vector<std::vector<int32_t>> tails(breaker.size());
     for (size_t used = 1; used < breaker.size(); ++used) {

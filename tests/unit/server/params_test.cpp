@@ -150,6 +150,11 @@ TEST_F(Words, TruncatedPromptsKeepTheirEnd) {
   EXPECT_THAT(ids(R"("truncate_prompt_tokens":2,"truncation_side":"right")"), ElementsAre('a', 'b'));
   EXPECT_EQ(ids(R"("truncate_prompt_tokens":100)").size(), 6u);
   EXPECT_THAT(ids(R"("truncate_prompt_tokens":-1,"max_tokens":253)"), ElementsAre('d', 'e', 'f'));
+  const std::string long_prompt(300, 'y');
+  const auto room = prepare_text(fmt::format(R"({{"prompt":"{}","truncate_prompt_tokens":-1}})", long_prompt),
+                                 kCompletion, *llm_);
+  ASSERT_TRUE(room.ok());
+  EXPECT_EQ(room->prompts.front().size(), 240u) << "16 tokens of an answer whose length is not asked for";
   const auto beyond = prepare_text(R"({"prompt":"x","truncate_prompt_tokens":257})", kCompletion, *llm_);
   EXPECT_EQ(beyond.error().param, "truncate_prompt_tokens");
 }
@@ -170,6 +175,43 @@ TEST_F(Words, TemplatesOfRequestsAndTheirVariables) {
   EXPECT_EQ(text(R"("chat_template":"{{ documents[0].text }}","documents":[{"text":"d"}])"), "d");
   EXPECT_EQ(text(R"("chat_template":"{{ x }}","chat_template_kwargs":{"x":7})"), "7");
   EXPECT_THAT(text(R"("chat_template":"{% if %}")"), HasSubstr("chat_template: "));
+}
+
+TEST_F(Words, AnAnswerGoesOnBehindTheLastMessageWhateverTheTemplateWroteThen) {
+  const auto goes_on = [&](std::string_view text) {
+    return prepare_text(
+        fmt::format(
+            R"({{"messages":[{{"role":"user","content":"im_end"}},{{"role":"assistant","content":"{}"}}],)"
+            R"("continue_final_message":true}})",
+            text),
+        kChat, *llm_);
+  };
+  for (const std::string_view text : {"n", "end", "im_end", "assistant"}) {
+    const auto prepared = goes_on(text);
+    ASSERT_TRUE(prepared.ok()) << prepared.error().message;
+    const std::vector<int32_t>& ids = prepared->prompts.front();
+    std::string bytes;
+    for (const int32_t id : ids) bytes += id < 256 ? static_cast<char>(id) : '#';
+    EXPECT_TRUE(bytes.ends_with(fmt::format("#assistant\n{}", text))) << bytes;
+  }
+  EXPECT_EQ(goes_on("").error().param, "continue_final_message");
+}
+
+TEST_F(Words, WhatASmallRequestMayNotMakeTheServerHold) {
+  const std::string prompt(250, 'x');
+  const auto scored = [&](int prompts, int n) {
+    std::string list;
+    for (int i = 0; i < prompts; ++i) list += fmt::format("{}\"{}\"", i ? "," : "", prompt);
+    return prepare_text(
+        fmt::format(R"({{"prompt":[{}],"n":{},"prompt_logprobs":20,"max_tokens":1}})", list, n), kCompletion,
+        *llm_);
+  };
+  EXPECT_TRUE(scored(1, 100).ok());
+  EXPECT_EQ(scored(2, 128).error().param, "n");
+  EXPECT_EQ(scored(2, 128).error().code, ErrorCode::kInvalidArgument);
+  // A breaker longer than llama.cpp's is cut, not tokenized from each of its bytes on.
+  const std::string breaker(1024, 'b');
+  EXPECT_LE(breaker_sequences(*llm_->tokenizer, std::vector<std::string>{breaker}).size(), 40u);
 }
 
 }  // namespace
