@@ -88,8 +88,8 @@ def test_run_pulls_what_is_missing_and_then_needs_no_network(hub, smol):
 def test_serve_names_the_model_as_it_was_asked_for(hub, smol):
     with hub.start("serve", "--model", smol, "--port", "0") as process:
         try:
-            line = process.stdout.readline()
-            url = re.search(r"at (http://\S+)", line)[1]
+            lines = iter(process.stdout.readline, "")  # what it chose stands before
+            url = next(found[1] for found in (re.search(r"at (http://\S+)", line) for line in lines) if found)
             with urllib.request.urlopen(f"{url}/v1/models", timeout=10) as answer:
                 ids = [m["id"] for m in json.load(answer)["data"]]
             assert ids[0] == smol and "acme/smol" in ids

@@ -40,6 +40,8 @@ def map_body(context, body):
         body["bad_words"] = [w[:15] if isinstance(w, str) and len(w) <= 256 else w for w in body["bad_words"]]
     if isinstance(body.get("logit_bias"), dict) and all(re.fullmatch("[0-9]+", k) for k in body["logit_bias"]):
         body["logit_bias"] = {str(int(k) % 100): v for k, v in body["logit_bias"].items()}
+    if isinstance(body.get("truncate_prompt_tokens"), (int, float)) and body["truncate_prompt_tokens"] > 2000:
+        body["truncate_prompt_tokens"] = 2000  # the context is the limit
     if body.get("continue_final_message") is True:
         body.pop("continue_final_message")
     if body.get("model") != "tiny":
