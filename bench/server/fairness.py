@@ -80,14 +80,15 @@ def main():
     p.add_argument("--deepinfer", default="build/release/src/cli/deepinfer")
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     p.add_argument("--seconds", type=float, default=15)
+    p.add_argument("--only", default="megabyte,context,hundred")
     args = p.parse_args()
-    table = {}
-    for name, others in (("alone", []), ("megabyte", [megabytes]), ("context", [contexts]), ("hundred", [hundred])):
+    table, kinds = {}, {"megabyte": [megabytes], "context": [contexts], "hundred": [hundred]}
+    for name, others in [("alone", [])] + [(name, kinds[name]) for name in args.only.split(",")]:
         with Server(DeepInfer(args), 128, CONTEXT) as server:
             asyncio.run(stream(server.port, "A warm-up", 8))
             table[name] = asyncio.run(while_others(server.port, args.seconds, others))
         say(f"{name:10}" + "  ".join(f"{k} {v:.1f}" for k, v in table[name].items()))
-    for name in ("megabyte", "context", "hundred"):
+    for name in args.only.split(","):
         table[name]["itl_p99 ratio to alone"] = table[name]["itl_p99 ms"] / table["alone"]["itl_p99 ms"]
     print(json.dumps(table, indent=1))
 
