@@ -133,3 +133,35 @@ class Server:
     def __exit__(self, *_):
         self.process.send_signal(signal.SIGTERM)
         self.process.wait()
+
+
+class Table:
+    """Medians of what was measured, the first peer's beside the others', each with its ratio."""
+
+    def __init__(self, names):
+        self.names, self.values = names, {}
+
+    def add(self, test, name, value):
+        self.values.setdefault(test, {}).setdefault(name, []).append(value)
+
+    def print(self):
+        others = self.names[1:]
+        say(f"\n{'':34}{self.names[0]:>12}" + "".join(f"{n:>12}{'ratio':>9}" for n in others))
+        rows = {}
+        for test, runs in self.values.items():
+            median = {name: statistics.median(values) for name, values in runs.items()}
+            ours, ratios = median[self.names[0]], {}
+            for name in others:
+                better, worse = (median[name], ours) if test.startswith(LOWER_IS_BETTER) else (ours, median[name])
+                ratios[name] = round(better / worse, 3) if worse else None
+            say(f"{test:34}{ours:12.2f}" + "".join(
+                f"{median[n]:12.2f}" + (f"{ratios[n]:8.2f}x" if ratios[n] is not None else f"{'-':>9}") for n in others))
+            rows[test] = {"median": median, "ratio": ratios, "runs": runs}
+        return rows
+
+
+def alternate(peers, rounds, what):
+    """Each round lets another one go first."""
+    for r in range(rounds):
+        yield from peers[r % len(peers):] + peers[:r % len(peers)]
+        say(f"{what}: round {r + 1}/{rounds}")

@@ -45,7 +45,10 @@ class EngineMetricsTest : public testing::Test {
   }
 
   uint64_t submit(EngineRequest request, std::function<void(const OutputEvent&)> also = {}) {
-    open_ += request.sampling.n;
+    {
+      const std::lock_guard lock(mutex_);  // the engine's thread may still tell of an earlier request
+      open_ += request.sampling.n;
+    }
     auto id = engine_->submit(std::move(request), [this, also](const OutputEvent& event) {
       if (also) also(event);
       const std::lock_guard lock(mutex_);
