@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 #include "ops/ops.h"
+#include "quant/codes.h"
 #include "quant/formats.h"
 
 namespace deepinfer {
@@ -30,6 +31,10 @@ Result<LinearWeight> pack_random(Context& context, LinearSource source) {
 }  // namespace
 
 Result<LinearWeight> pack(Context& context, const LinearSource& source) {
+  if (has_codes(source.dtype)) {
+    DI_TRY(check_codes(source));
+    return ops::pack_linear(context, source);
+  }
   const QuantFormat* format = find_format(source.dtype);
   if (format == nullptr)
     return make_error(ErrorCode::kUnsupported, "a weight of dtype {} is not supported",

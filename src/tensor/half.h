@@ -1,4 +1,4 @@
-// fp16 and bf16 as bits, exact, without hardware support.
+// fp16, bf16 and e4m3 as bits, exact, without hardware support.
 #pragma once
 
 #include <bit>
@@ -20,6 +20,17 @@ inline float f16_to_float(uint16_t bits) {
   // Zero or subnormal: mantissa x 2^-24, exact in F32.
   const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
   return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
+}
+
+// E4M3 of the OCP 8-bit floating point specification: 1 sign, 4 exponent, 3 mantissa bits, no infinity;
+// largest value 448, NaN is 0x7f and 0xff.
+inline float e4m3_to_float(uint8_t bits) {
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x80) << 24;
+  const uint32_t magnitude = bits & 0x7f;
+  if (magnitude == 0x7f) return std::bit_cast<float>(sign | 0x7fc00000u);
+  // Exponent and mantissa where F32 has them, 2^120 too small: subnormals come out right too.
+  const float scaled = std::bit_cast<float>(magnitude << 20) * 0x1p120f;
+  return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(scaled));
 }
 
 }  // namespace deepinfer
