@@ -1,18 +1,22 @@
 // How far a model's distributions are from those of its reference: perplexity, mean KL divergence, top-1
 // agreement.
 //
-//   kld MODEL BASE [threads] [kv dtype f32|f16]
+//   kld MODEL BASE [options]                 BASE is the file that llama.cpp's `llama-perplexity
+//                                            --kl-divergence-base` writes for the reference
+//   kld MODEL REFERENCE --text FILE [...]    the reference is a model too; both read the text
 //
-// BASE is the file that llama.cpp's `llama-perplexity --kl-divergence-base` writes for the reference (the F32
-// form of the same weights): "_logits_", n_ctx, n_vocab, n_chunk (i32), tokens [n_chunk, n_ctx] i32, then for
-// each position of the second half of each chunk but the last: scale and minimum (F32), and log-probabilities
-// as u16. So both programs are measured on the same tokens against the same reference, with the same sums
-// (tools/perplexity/perplexity.cpp there).
+// In the first form both programs are measured on the same tokens against the same reference, with the same
+// sums (tools/perplexity/perplexity.cpp of llama.cpp); in the second a model is measured against the one that
+// it was made of. Chunks of 512 tokens; the positions of their second half count.
+#include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
+#include <iterator>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -20,90 +24,161 @@
 
 namespace {
 
+using deepinfer::DType;
 using deepinfer::ModelHarness;
+
+struct Options {
+  std::string model, reference, text, kv = "f16";
+  int threads = 2, chunk = 512, chunks = 24;
+};
+
+[[noreturn]] void fail(const std::string& message) {
+  std::fprintf(stderr, "%s\n", message.c_str());
+  std::exit(2);
+}
+
+std::unique_ptr<ModelHarness> open(const std::string& path, const Options& o, int max_tokens) {
+  auto model = ModelHarness::open(path, {.threads = o.threads,
+                                         .max_tokens = max_tokens,
+                                         .kv_dtype = o.kv == "f32" ? DType::kF32 : DType::kF16});
+  if (!model) fail(model.error().message);
+  return std::move(*model);
+}
+
+// What the distributions are compared with: tokens in chunks, and log-probabilities of a chunk's second half.
+class Reference {
+ public:
+  virtual ~Reference() = default;
+  // Log-probabilities [n_ctx / 2 - 1, n_vocab] of the next chunk's positions n_ctx / 2 to n_ctx - 2.
+  virtual std::vector<float> next(std::span<const int32_t> chunk) = 0;
+
+  int n_ctx = 0, n_vocab = 0, n_chunk = 0;
+  std::vector<int32_t> tokens;  // [n_chunk, n_ctx]
+};
+
+// "_logits_", n_ctx, n_vocab, n_chunk (i32), tokens (i32), then for each position: scale and minimum (F32),
+// and log-probabilities as u16.
+class BaseFile final : public Reference {
+ public:
+  explicit BaseFile(const std::string& path) : path_(path), in_(path, std::ios::binary) {
+    char magic[8];
+    in_.read(magic, 8);
+    for (int* n : {&n_ctx, &n_vocab, &n_chunk}) in_.read(reinterpret_cast<char*>(n), 4);
+    if (!in_ || std::memcmp(magic, "_logits_", 8) != 0)
+      fail(path + ": not a file of llama-perplexity --kl-divergence-base; a reference model needs --text");
+    tokens.resize(int64_t{n_chunk} * n_ctx);
+    in_.read(reinterpret_cast<char*>(tokens.data()), static_cast<std::streamsize>(tokens.size() * 4));
+  }
+
+  std::vector<float> next(std::span<const int32_t>) override {
+    std::vector<uint16_t> stored(2 * ((n_vocab + 1) / 2) + 4);
+    std::vector<float> out;
+    for (int i = n_ctx / 2; i < n_ctx - 1; ++i) {
+      in_.read(reinterpret_cast<char*>(stored.data()), static_cast<std::streamsize>(stored.size() * 2));
+      if (!in_) fail(path_ + ": ends too early");
+      float scale, minimum;
+      std::memcpy(&scale, stored.data(), 4);
+      std::memcpy(&minimum, stored.data() + 2, 4);
+      for (int v = 0; v < n_vocab; ++v) out.push_back(scale * stored[4 + v] + minimum);
+    }
+    return out;
+  }
+
+ private:
+  std::string path_;
+  std::ifstream in_;
+};
+
+double log_sum_exp(const float* logits, int n) {
+  const float most = *std::max_element(logits, logits + n);
+  double sum = 0;
+  for (int i = 0; i < n; ++i) sum += std::exp(static_cast<double>(logits[i]) - most);
+  return most + std::log(sum);
+}
+
+class ReferenceModel final : public Reference {
+ public:
+  explicit ReferenceModel(const Options& o) : model_(open(o.reference, o, o.chunk)) {
+    std::ifstream in(o.text, std::ios::binary);
+    const std::string text((std::istreambuf_iterator<char>(in)), {});
+    auto checkpoint = deepinfer::open_checkpoint(o.reference);
+    if (!checkpoint) fail(checkpoint.error().message);
+    const auto ids = checkpoint->tokenizer->encode(text);
+    n_ctx = o.chunk;
+    n_vocab = model_->vocab_size();
+    n_chunk = std::min(o.chunks, static_cast<int>(ids.size()) / n_ctx);
+    if (n_chunk < 1) fail(o.text + ": expected at least " + std::to_string(n_ctx) + " tokens");
+    tokens.assign(ids.begin(), ids.begin() + int64_t{n_chunk} * n_ctx);
+  }
+
+  std::vector<float> next(std::span<const int32_t> chunk) override {
+    std::vector<float> logits = model_->logits(chunk);
+    logits.erase(logits.begin(), logits.begin() + int64_t{n_ctx / 2} * n_vocab);
+    logits.resize(int64_t{n_ctx - n_ctx / 2 - 1} * n_vocab);
+    for (size_t at = 0; at < logits.size(); at += n_vocab) {
+      const double sum = log_sum_exp(&logits[at], n_vocab);
+      for (int v = 0; v < n_vocab; ++v) logits[at + v] = static_cast<float>(logits[at + v] - sum);
+    }
+    return logits;
+  }
+
+ private:
+  std::unique_ptr<ModelHarness> model_;
+};
 
 struct Sums {
   double kld = 0, nll = 0, nll_base = 0;
   int64_t same_top = 0, count = 0;
 };
 
-// One position: logits of the model, stored log-probabilities of the reference, the token that followed.
-void add_position(const float* logits, const uint16_t* stored, int n_vocab, int next, Sums& sums) {
-  float scale, minimum;
-  std::memcpy(&scale, stored, 4);
-  std::memcpy(&minimum, stored + 2, 4);
-  stored += 4;
-  int top = 0, base_top = 0;
-  for (int i = 1; i < n_vocab; ++i) {
-    if (logits[i] > logits[top]) top = i;
-    if (stored[i] > stored[base_top]) base_top = i;
-  }
-  double sum_exp = 0;
-  for (int i = 0; i < n_vocab; ++i) sum_exp += std::exp(static_cast<double>(logits[i]) - logits[top]);
-  const double log_sum = logits[top] + std::log(sum_exp);
+// One position: logits of the model, log-probabilities of the reference, the token that followed.
+void add_position(const float* logits, const float* base, int n_vocab, int next, Sums& sums) {
+  const double log_sum = log_sum_exp(logits, n_vocab);
   double kld = 0;
-  for (int i = 0; i < n_vocab; ++i) {
-    const double log_base = static_cast<double>(scale) * stored[i] + minimum;
-    if (log_base > -16) kld += std::exp(log_base) * (log_base - (logits[i] - log_sum));
-  }
+  for (int i = 0; i < n_vocab; ++i)
+    if (base[i] > -16) kld += std::exp(static_cast<double>(base[i])) * (base[i] - (logits[i] - log_sum));
   sums.kld += kld;
   sums.nll += log_sum - logits[next];
-  sums.nll_base -= static_cast<double>(scale) * stored[next] + minimum;
-  sums.same_top += top == base_top;
+  sums.nll_base -= base[next];
+  sums.same_top +=
+      std::max_element(logits, logits + n_vocab) - logits == std::max_element(base, base + n_vocab) - base;
   ++sums.count;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 3) {
-    std::fprintf(stderr, "usage: kld MODEL BASE [threads] [f32|f16]\n");
-    return 2;
-  }
-  std::ifstream in(argv[2], std::ios::binary);
-  char magic[8];
-  int32_t n_ctx = 0, n_vocab = 0, n_chunk = 0;
-  in.read(magic, 8);
-  in.read(reinterpret_cast<char*>(&n_ctx), 4);
-  in.read(reinterpret_cast<char*>(&n_vocab), 4);
-  in.read(reinterpret_cast<char*>(&n_chunk), 4);
-  if (!in || std::memcmp(magic, "_logits_", 8) != 0) {
-    std::fprintf(stderr, "%s: not a file of llama-perplexity --kl-divergence-base\n", argv[2]);
-    return 2;
-  }
-  std::vector<int32_t> tokens(int64_t{n_chunk} * n_ctx);
-  in.read(reinterpret_cast<char*>(tokens.data()), static_cast<std::streamsize>(tokens.size() * 4));
+  Options o;
+  CLI::App app("Distance of a model's distributions from its reference's");
+  app.add_option("model", o.model)->required();
+  app.add_option("reference", o.reference)->required();
+  app.add_option("--text", o.text, "UTF-8 file, with a reference model")->check(CLI::ExistingFile);
+  app.add_option("--threads", o.threads);
+  app.add_option("--chunks", o.chunks, "chunks of 512 tokens of the text, at most");
+  app.add_option("--kv", o.kv, "type of the KV cache: f16 or f32");
+  CLI11_PARSE(app, argc, argv);
 
-  auto model = ModelHarness::open(
-      argv[1], {.threads = argc > 3 ? std::atoi(argv[3]) : 2,
-                .max_tokens = n_ctx,
-                .kv_dtype = argc > 4 && std::string(argv[4]) == "f32" ? deepinfer::DType::kF32
-                                                                      : deepinfer::DType::kF16});
-  if (!model) {
-    std::fprintf(stderr, "%s\n", model.error().message.c_str());
-    return 3;
-  }
-  const int first = n_ctx / 2, stride = 2 * ((n_vocab + 1) / 2) + 4;
-  std::vector<uint16_t> stored(stride);
+  std::unique_ptr<Reference> reference;
+  if (o.text.empty())
+    reference = std::make_unique<BaseFile>(o.reference);
+  else
+    reference = std::make_unique<ReferenceModel>(o);
+  const int n_ctx = reference->n_ctx, n_vocab = reference->n_vocab;
+  const auto model = open(o.model, o, n_ctx);
+  if (model->vocab_size() != n_vocab) fail(o.model + ": its vocabulary is not the reference's");
   Sums sums;
-  for (int c = 0; c < n_chunk; ++c) {
-    const std::span<const int32_t> chunk(tokens.data() + int64_t{c} * n_ctx, n_ctx);
-    const std::vector<float> logits = (*model)->logits(chunk);
-    for (int i = first; i < n_ctx - 1; ++i) {
-      in.read(reinterpret_cast<char*>(stored.data()), stride * 2);
-      if (!in) {
-        std::fprintf(stderr, "%s: ends in chunk %d\n", argv[2], c);
-        return 2;
-      }
-      add_position(logits.data() + int64_t{i} * n_vocab, stored.data(), n_vocab, chunk[i + 1], sums);
-    }
-    std::fprintf(stderr, "\r%d/%d", c + 1, n_chunk);
+  for (int c = 0; c < reference->n_chunk; ++c) {
+    const std::span<const int32_t> chunk(reference->tokens.data() + int64_t{c} * n_ctx, n_ctx);
+    const std::vector<float> base = reference->next(chunk), logits = model->logits(chunk);
+    for (int i = n_ctx / 2; i < n_ctx - 1; ++i)
+      add_position(logits.data() + int64_t{i} * n_vocab, base.data() + int64_t{i - n_ctx / 2} * n_vocab,
+                   n_vocab, chunk[i + 1], sums);
+    std::fprintf(stderr, "\r%d/%d", c + 1, reference->n_chunk);
   }
   const auto n = static_cast<double>(sums.count);
   std::printf(
       "\n{\"positions\": %ld, \"perplexity\": %.5f, \"base_perplexity\": %.5f, \"ratio\": %.5f, "
-      "\"mean_kld\": %.6f, "
-      "\"same_top\": %.4f}\n",
+      "\"mean_kld\": %.6f, \"same_top\": %.4f}\n",
       static_cast<long>(sums.count), std::exp(sums.nll / n), std::exp(sums.nll_base / n),
       std::exp((sums.nll - sums.nll_base) / n), sums.kld / n, static_cast<double>(sums.same_top) / n);
   return 0;

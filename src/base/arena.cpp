@@ -70,6 +70,7 @@ Result<Buffer> BufferSlab::allocate(size_t bytes) {
   b.size_ = bytes;
   b.owner_ = map_;
   used_ += size;
+  allocated_ += size;
   return b;
 }
 

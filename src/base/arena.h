@@ -40,10 +40,13 @@ class BufferSlab {
  public:
   // 64-byte aligned and zeroed, like any Buffer.
   Result<Buffer> allocate(size_t bytes);
+  // Of all that was cut out, whether or not it is still held.
+  size_t allocated() const { return allocated_; }
 
  private:
   std::shared_ptr<const Buffer> map_;
-  size_t used_ = 0;
+  size_t used_ = 0;  // of the map
+  size_t allocated_ = 0;
 };
 
 // Owner: whoever made it. Not for several threads at once.

@@ -281,6 +281,7 @@ int bench_command(Config config, const BenchOptions& o) {
   json::object out{{"version", version()},
                    {"model", (*llm)->names[0]},
                    {"device", config.gpu.device},
+                   {"weight_bytes", (*llm)->summary.weight_bytes},
                    {"load_seconds", loaded},
                    {"first_token_seconds", answered}};
   bench.reset();

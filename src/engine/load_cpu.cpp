@@ -83,7 +83,7 @@ Result<LoadedRunner> load_on_cpu(const Config& config, const Checkpoint& checkpo
       static_cast<int64_t>(KvCache::block_bytes(model->kv_groups(kv), config.gpu.block_size));
   DI_ASSIGN(const KvPlan plan, plan_kv(config, wanted, block_bytes, limits.memory_bytes));
   LoadSummary summary{.device = fmt::format("CPU: {} threads, {} kernels", pool->size(), cpu::kernels_name()),
-                      .weight_bytes = static_cast<int64_t>(checkpoint.weight_bytes),
+                      .weight_bytes = static_cast<int64_t>(context.weights->allocated()),
                       .kv_bytes = plan.num_blocks * block_bytes,
                       .kv_blocks = plan.num_blocks,
                       .block_size = config.gpu.block_size,
