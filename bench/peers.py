@@ -27,6 +27,7 @@ class Peer:
     """How one program is called."""
 
     ready_path = "/health"
+    keep = False  # one server for the whole run: its start takes minutes
 
     def __init__(self, args):
         self.model, self.threads = args.model, str(args.threads)
@@ -86,6 +87,7 @@ class Vllm(Peer):
     """vLLM's CPU build; its model is a folder (it reads no GGUF of this kind): the default model's bf16 twin."""
 
     name = "vllm"
+    keep = True
 
     def __init__(self, args):
         super().__init__(args)
@@ -94,11 +96,17 @@ class Vllm(Peer):
 
     def serve(self, port, streams, context):
         return [f"{self.folder}/bin/vllm", "serve", self.model, "--port", str(port), "--max-model-len", str(context),
-                "--max-num-seqs", str(max(streams, 1)), "--no-enable-log-requests"]
+                "--max-num-seqs", "128", "--no-enable-log-requests"]
 
 
 class Server:
+    kept = {}
+
     def __init__(self, peer, streams, context=2048):
+        self.peer = peer
+        if peer in Server.kept:
+            self.__dict__ = Server.kept[peer].__dict__
+            return
         self.port = free_port()
         start = time.perf_counter()
         self.process = subprocess.Popen(peer.serve(self.port, streams, context), env=peer.env,
@@ -112,6 +120,8 @@ class Server:
                     sys.exit(f"{peer.name}: the server ended with {self.process.returncode}")
                 time.sleep(0.002)
         self.ready = time.perf_counter() - start
+        if peer.keep:
+            Server.kept[peer] = self
 
     def rss(self):
         with open(f"/proc/{self.process.pid}/status") as f:
@@ -131,8 +141,17 @@ class Server:
         return self
 
     def __exit__(self, *_):
+        if not self.peer.keep:
+            self.stop()
+
+    def stop(self):
         self.process.send_signal(signal.SIGTERM)
         self.process.wait()
+
+    @staticmethod
+    def stop_kept():
+        for server in Server.kept.values():
+            server.stop()
 
 
 class Table:

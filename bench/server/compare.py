@@ -74,8 +74,11 @@ def main():
     parts = {"closed": lambda: loops(table, peers, args, "closed", False),
              "shared": lambda: loops(table, peers, args, "shared", True),
              "open": lambda: arrivals(table, peers, args)}
-    for part in args.only.split(","):
-        parts[part]()
+    try:
+        for part in args.only.split(","):
+            parts[part]()
+    finally:
+        Server.stop_kept()
     print(json.dumps(table.print(), indent=1))
 
 
