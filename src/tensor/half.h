@@ -33,4 +33,36 @@ inline float e4m3_to_float(uint8_t bits) {
   return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(scaled));
 }
 
+// The other way: to the nearest, ties to even. NaN stays NaN; F16 overflows to infinity.
+inline uint16_t float_to_bf16(float x) {
+  const auto bits = std::bit_cast<uint32_t>(x);
+  if ((bits & 0x7fffffff) > 0x7f800000) return static_cast<uint16_t>(bits >> 16 | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+inline uint16_t float_to_f16(float x) {
+  const auto all = std::bit_cast<uint32_t>(x);
+  const auto sign = static_cast<uint16_t>(all >> 16 & 0x8000);
+  const uint32_t bits = all & 0x7fffffff;
+  if (bits > 0x7f800000) return sign | 0x7e00;
+  if (bits >= 0x477ff000) return sign | 0x7c00;  // 65520: half a step above the largest
+  if (bits < 0x38800000) {                       // subnormal: steps of 2^-24
+    const float steps = std::bit_cast<float>(bits) * 0x1p24f + 0x1p23f;
+    return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(steps) & 0x7fffff));
+  }
+  return static_cast<uint16_t>(sign | ((bits + 0xfff + (bits >> 13 & 1) - (112u << 23)) >> 13));
+}
+
+// Saturates at 448, infinity too. Without branches: a loop of it becomes vector code.
+inline uint8_t float_to_e4m3(float x) {
+  const auto all = std::bit_cast<uint32_t>(x);
+  const uint32_t sign = all >> 24 & 0x80, bits = all & 0x7fffffff;
+  const uint32_t capped = bits < 0x43e00000u ? bits : 0x43e00000u;
+  const float steps = std::bit_cast<float>(capped) * 0x1p9f + 0x1p23f;  // below 2^-6: steps of 2^-9
+  const uint32_t small = std::bit_cast<uint32_t>(steps) & 0x7fffff;
+  const uint32_t normal = (capped + 0x7ffff + (capped >> 20 & 1) - (120u << 23)) >> 20;
+  const uint32_t finite = capped < 0x3c800000u ? small : normal;
+  return static_cast<uint8_t>(sign | (bits > 0x7f800000u ? 0x7f : finite));
+}
+
 }  // namespace deepinfer
