@@ -1,60 +1,92 @@
 // Reads rows out of a packed table, and the table of RoPE's angles.
 #include <cmath>
-#include <cstring>
+#include <cstddef>
+#include <type_traits>
 
 #include "backend/cpu.h"
-#include "backend/cpu/half.h"
 #include "backend/cpu/layout.h"
 #include "backend/cpu/linear.h"
+#include "backend/cpu/packed.h"
 #include "base/check.h"
+#include "tensor/half.h"
 
 namespace deepinfer::cpu {
 namespace {
 
 // Values as the format's specification computes them: product and sum are rounded each.
 template <class Tile>
-void read_row(const Tile* w, int lane, int64_t blocks, float* out) {
-  for (int64_t b = 0; b < blocks; ++b, ++w, out += kTileK) {
+void read_tiles(const std::byte* group, int lane, int64_t cols, float* out) {
+  const Tile* w = reinterpret_cast<const Tile*>(group);
+  for (int64_t b = 0; b < cols / kTileK; ++b, ++w, out += kTileK) {
     const float d = f16_to_float(w->d[lane]);
     for (int i = 0; i < kTileK; ++i) {
-      if constexpr (requires(Tile t) { t.q[4]; } && sizeof(Tile) == sizeof(TileQ8_0)) {
-        out[i] = d * static_cast<float>(w->q[i / 4][lane * 4 + i % 4]);
+      int q;
+      if constexpr (sizeof(w->q) == sizeof(TileQ8_0::q)) {
+        q = w->q[i / 4][lane * 4 + i % 4];
       } else {
         const int byte = w->q[i % 16 / 4][lane * 4 + i % 4];
-        const int q = i < 16 ? byte & 15 : byte >> 4;
-        if constexpr (sizeof(Tile) == sizeof(TileQ4_1)) {
-          const float product = d * static_cast<float>(q);
-          out[i] = product + f16_to_float(w->m[lane]);
-        } else {
-          out[i] = d * static_cast<float>(q - 8);
-        }
+        q = i < 16 ? byte & 15 : byte >> 4;
       }
+      if constexpr (std::is_same_v<Tile, TileQ4_0>) q -= 8;
+      if constexpr (requires { w->z; }) q -= w->z[lane];
+      out[i] = d * static_cast<float>(q);
+      if constexpr (requires { w->m; }) out[i] += f16_to_float(w->m[lane]);
     }
   }
 }
 
-void read_packed(const LinearWeight& table, int64_t row, float* out) {
-  const std::byte* group = table.packed.data() + row / kGroupRows * group_bytes(table.source, table.cols);
+template <class Type, class Convert>
+void read_elements(const std::byte* group, int lane, int64_t cols, float* out, const Convert& convert) {
+  const Type* w = reinterpret_cast<const Type*>(group) + lane;
+  for (int64_t i = 0; i < cols; ++i) out[i] = convert(w[i * kGroupRows]);
+}
+
+// Without the scales behind the groups; 2^8 is theirs.
+void read_f8(const std::byte* group, int lane, int64_t cols, float* out) {
+  for (int64_t i = 0; i < cols; ++i) {
+    const auto code = std::to_integer<uint8_t>(group[(i / 2 * kGroupRows + lane) * 2 + i % 2]);
+    out[i] = e4m3_to_float(code) * 0x1p-8f;
+  }
+}
+
+void read_group(Layout layout, const std::byte* group, int lane, int64_t cols, float* out) {
+  switch (layout) {
+    case Layout::kF32:
+      return read_elements<float>(group, lane, cols, out, [](float v) { return v; });
+    case Layout::kF16:
+      return read_elements<uint16_t>(group, lane, cols, out, f16_to_float);
+    case Layout::kBF16:
+      return read_elements<uint16_t>(group, lane, cols, out, bf16_to_float);
+    case Layout::kF8:
+    case Layout::kF8Groups:
+      return read_f8(group, lane, cols, out);
+    case Layout::kQ4_0:
+      return read_tiles<TileQ4_0>(group, lane, cols, out);
+    case Layout::kQ4_1:
+      return read_tiles<TileQ4_1>(group, lane, cols, out);
+    case Layout::kQ8_0:
+      return read_tiles<TileQ8_0>(group, lane, cols, out);
+    case Layout::kU4:
+      return read_tiles<TileU4>(group, lane, cols, out);
+    case Layout::kU8:
+      return read_tiles<TileU8>(group, lane, cols, out);
+  }
+}
+
+// `room` for one row: where the columns stand in another order.
+void read_packed(const LinearWeight& table, int64_t row, float* room, float* out) {
+  const PackedShape shape = packed_shape(table);
+  const int64_t group = row / kGroupRows;
   const int lane = static_cast<int>(row % kGroupRows);
-  const int64_t blocks = table.cols / kTileK;
-  switch (table.source) {
-    case DType::kQ4_0:
-      return read_row(reinterpret_cast<const TileQ4_0*>(group), lane, blocks, out);
-    case DType::kQ4_1:
-      return read_row(reinterpret_cast<const TileQ4_1*>(group), lane, blocks, out);
-    case DType::kQ8_0:
-      return read_row(reinterpret_cast<const TileQ8_0*>(group), lane, blocks, out);
-    default:
-      break;
+  const auto* order = reinterpret_cast<const int32_t*>(table.column_order.data());
+  float* const values = order == nullptr ? out : room;
+  read_group(shape.layout, table.packed.data() + group * shape.group_bytes(), lane, table.cols, values);
+  if (const float* scale = packed_scales(table, shape, group); scale != nullptr) {
+    const int64_t run = shape.row_scaled ? table.cols : shape.run;
+    for (int64_t i = 0; i < table.cols; ++i) values[i] *= scale[i / run * kGroupRows + lane];
   }
-  const auto* halves = reinterpret_cast<const uint16_t*>(group) + lane;
-  const auto* floats = reinterpret_cast<const float*>(group) + lane;
-  for (int64_t i = 0; i < table.cols; ++i) {
-    const int64_t at = i * kGroupRows;
-    out[i] = table.source == DType::kF32   ? floats[at]
-             : table.source == DType::kF16 ? f16_to_float(halves[at])
-                                           : bf16_to_float(halves[at]);
-  }
+  if (order == nullptr) return;
+  for (int64_t i = 0; i < table.cols; ++i) out[order[i]] = values[i];
 }
 
 // The token's id; in a decode row it may still be known to the slot only.
@@ -82,9 +114,12 @@ void embed(Context& context, const EmbedParams& p) {
   for (int32_t row = 0; row < batch.num_rows; ++row)
     for (int32_t t = batch.row_start[row]; t < batch.row_start[row + 1]; ++t) ids[t] = token_id(p, row, t);
   const int threads = context.pool->size();
+  const int64_t cols = p.table->cols;
+  float* const rooms = arena.allocate_n<float>(static_cast<size_t>(threads) * cols);
   const auto work = [&](int thread) {
     const Share mine = share(batch.num_tokens, thread, threads);
-    for (int64_t t = mine.first; t < mine.last; ++t) read_packed(*p.table, ids[t], p.out.row<float>(t));
+    for (int64_t t = mine.first; t < mine.last; ++t)
+      read_packed(*p.table, ids[t], rooms + thread * cols, p.out.row<float>(t));
   };
   context.pool->run(std::ref(work));
   arena.reset(mark);

@@ -25,6 +25,9 @@ DI_INLINE void finish(const MatmulArgs& a, int64_t row, int64_t column, const fl
   const int64_t n = a.rows - row < kGroupRows ? a.rows - row : kGroupRows;
   float* out = a.out + column * a.out_stride + row;
   F32 v = load(y);
+  const bool gated = a.epilogue == Epilogue::kGated;
+  const float* const scale = a.row_scale == nullptr ? nullptr : a.row_scale + (gated ? 2 * row : row);
+  if (scale != nullptr) v *= load(scale);
   switch (a.epilogue) {
     case Epilogue::kStore:
       v = v * splat(a.scale);
@@ -36,6 +39,7 @@ DI_INLINE void finish(const MatmulArgs& a, int64_t row, int64_t column, const fl
       break;
     case Epilogue::kGated: {
       F32 u = load(up);
+      if (scale != nullptr) u *= load(scale + kGroupRows);
       if (a.bias != nullptr) {
         v += bias_of(a.bias, row, n);
         u += bias_of(a.bias, a.rows + row, n);

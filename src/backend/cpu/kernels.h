@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "backend/cpu/layout.h"
 #include "ops/params.h"
 #include "tensor/dtype.h"
 
@@ -20,13 +21,13 @@ namespace deepinfer::cpu {
 inline constexpr int64_t kPanel = 8;
 
 struct Columns {
-  DType weight = DType::kF32;     // of the matmul that reads them
-  int64_t count = 0;              // columns
-  int64_t k = 0;                  // K
-  int8_t* q = nullptr;            // panels of [K / 32][w][32]
-  float* scale = nullptr;         // panels of [K / 32][w]
-  float* scaled_sum = nullptr;    // the same: scale * sum of q, what a minimum is multiplied with
-  int32_t* correction = nullptr;  // the same: -(zero point of the weight) * sum of q
+  Layout weight = Layout::kF32;  // of the matmul that reads them
+  int64_t count = 0;             // columns
+  int64_t k = 0;                 // K
+  int8_t* q = nullptr;           // panels of [K / 32][w][32]
+  float* scale = nullptr;        // panels of [K / 32][w]
+  float* sum = nullptr;  // the same: sum of q, what a zero point is multiplied with; Q4_1: times scale
+  int32_t* correction = nullptr;  // the same: -(what the packed codes of the weight are moved by) * sum of q
   const float* x = nullptr;       // float weights: [count] rows of k
   int64_t x_stride = 0;
 };
@@ -40,7 +41,10 @@ enum class Epilogue : uint8_t {
 
 struct MatmulArgs {
   const std::byte* weight = nullptr;  // packed
-  DType dtype = DType::kF32;
+  Layout layout = Layout::kF32;
+  const float* row_scale = nullptr;  // [packed group][16], or null
+  const float* run_scale = nullptr;  // kF8Groups: [packed group][runs of `run` columns][16]
+  int64_t run = 0;
   int64_t rows = 0;  // of out (of one part when paired)
   Epilogue epilogue = Epilogue::kStore;
   Activation activation = Activation::kSilu;

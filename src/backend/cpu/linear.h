@@ -12,11 +12,6 @@
 
 namespace deepinfer::cpu {
 
-bool is_integer(DType weight);
-
-// Bytes of one group of 16 packed rows.
-int64_t group_bytes(DType dtype, int64_t cols);
-
 struct LinearCall {
   const LinearWeight* weight = nullptr;
   const float* x = nullptr;  // rows of x_stride

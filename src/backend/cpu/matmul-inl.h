@@ -9,21 +9,27 @@ namespace deepinfer::cpu {
 namespace {
 
 static void matmul(const MatmulArgs& a, const Columns& x, int64_t first, int64_t last) {
-  switch (a.dtype) {
-    case DType::kQ4_0:
+  switch (a.layout) {
+    case Layout::kQ4_0:
       return int_matmul<TileQ4_0>(a, x, first, last);
-    case DType::kQ4_1:
+    case Layout::kQ4_1:
       return int_matmul<TileQ4_1>(a, x, first, last);
-    case DType::kQ8_0:
+    case Layout::kQ8_0:
       return int_matmul<TileQ8_0>(a, x, first, last);
-    case DType::kF32:
+    case Layout::kU4:
+      return int_matmul<TileU4>(a, x, first, last);
+    case Layout::kU8:
+      return int_matmul<TileU8>(a, x, first, last);
+    case Layout::kF32:
       return float_matmul<ElementF32>(a, x, first, last);
-    case DType::kF16:
+    case Layout::kF16:
       return float_matmul<ElementF16>(a, x, first, last);
-    case DType::kBF16:
+    case Layout::kBF16:
       return float_matmul<ElementBF16>(a, x, first, last);
-    default:
-      return;  // pack_linear accepts no other
+    case Layout::kF8:
+      return float_matmul<ElementF8>(a, x, first, last);
+    case Layout::kF8Groups:
+      return float_matmul<ElementF8Groups>(a, x, first, last);
   }
 }
 

@@ -1,6 +1,7 @@
 // y = W x for integer weights, in tiles of 16 rows x up to kIntColumns columns.
 //
-// Every element of y is one chain over the blocks of 32 k; inside a block the sum is exact. AVX-512 VNNI
+// Every element of y is one chain over the blocks of 32 k; inside a block the sum is exact, its zero point
+// included (below 2^24: in F32 as well). AVX-512 VNNI
 // multiplies 64 unsigned by signed bytes and adds four of each into 32 bits; AVX2 and SSSE3 do it by pairs in
 // 16 bits: 8 products of a nibble fit (8 * 2 * 15 * 127 = 30480).
 #pragma once
@@ -17,7 +18,7 @@ namespace {
 struct PanelView {
   const int8_t* q;
   const float* scale;
-  const float* scaled_sum;
+  const float* sum;
   const int32_t* correction;
   int64_t width;  // columns of the panel
 };
@@ -26,31 +27,45 @@ DI_INLINE PanelView panel_view(const Columns& x, int64_t column) {
   const int64_t panel = column / kPanel, in_panel = column % kPanel, blocks = x.k / kTileK;
   const int64_t left = x.count - panel * kPanel;
   const int64_t at = panel * kPanel * blocks + in_panel;
-  return {x.q + at * kTileK, x.scale + at, x.scaled_sum + at, x.correction + at,
-          left < kPanel ? left : kPanel};
+  return {x.q + at * kTileK, x.scale + at, x.sum + at, x.correction + at, left < kPanel ? left : kPanel};
 }
 
 DI_INLINE int32_t four_bytes(const int8_t* p) {
   return load_as<int32_t>(p);
 }
 
+template <class Tile>
+constexpr bool kBytes = sizeof(Tile::q) == sizeof(TileQ8_0::q);
+
+// What is multiplied is moved against the value's code, by the same in every row: Columns::correction.
+template <class Tile>
+constexpr bool kCorrected = kBytes<Tile> || (!requires(Tile t) { t.m; } && !requires(Tile t) { t.z; });
+
 #if defined(__AVX512VNNI__)
 
 constexpr int kIntColumns = 8;
 
-// 64 unsigned bytes for each group of four k. Q8_0's are moved up by 128, its correction is -128 * sum.
+// 64 unsigned bytes for each group of four k. Signed ones are moved up by 128, their correction is -128 *
+// sum.
 template <class Tile>
 DI_INLINE void unpack(const Tile& w, __m512i (&p)[8]) {
-  DI_UNROLL for (int j = 0; j < 4; ++j) {
-    const __m512i v = _mm512_loadu_si512(w.q[j]);
-    p[j] = _mm512_and_si512(v, _mm512_set1_epi8(15));
-    p[j + 4] = _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15));
+  if constexpr (kBytes<Tile>) {
+    DI_UNROLL for (int j = 0; j < 8; ++j) {
+      p[j] = _mm512_xor_si512(_mm512_loadu_si512(w.q[j]), _mm512_set1_epi8(-128));
+    }
+  } else {
+    DI_UNROLL for (int j = 0; j < 4; ++j) {
+      const __m512i v = _mm512_loadu_si512(w.q[j]);
+      p[j] = _mm512_and_si512(v, _mm512_set1_epi8(15));
+      p[j + 4] = _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15));
+    }
   }
 }
-DI_INLINE void unpack(const TileQ8_0& w, __m512i (&p)[8]) {
-  DI_UNROLL for (int j = 0; j < 8; ++j) {
-    p[j] = _mm512_xor_si512(_mm512_loadu_si512(w.q[j]), _mm512_set1_epi8(-128));
-  }
+DI_INLINE __m512 zero_points(const TileU4& w) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w.z))));
+}
+DI_INLINE __m512 zero_points(const TileU8& w) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w.z))));
 }
 
 template <class Tile, int N>
@@ -66,7 +81,7 @@ static void int_tile(const Tile* w, int64_t blocks, const PanelView& x, float* y
     DI_UNROLL for (int c = 0; c < N; ++c) {
       const int8_t* q = x.q + (at + c) * kTileK;
       __m512i i = _mm512_setzero_si512(), odd = _mm512_setzero_si512();
-      if constexpr (!requires { w->m; }) i = _mm512_set1_epi32(x.correction[at + c]);
+      if constexpr (kCorrected<Tile>) i = _mm512_set1_epi32(x.correction[at + c]);
       DI_UNROLL for (int j = 0; j < 8; j += 2) {
         i = _mm512_dpbusd_epi32(i, p[j], _mm512_set1_epi32(four_bytes(q + 4 * j)));
         __m512i& second = N <= 2 ? odd : i;  // one column: two chains, for the latency
@@ -75,9 +90,12 @@ static void int_tile(const Tile* w, int64_t blocks, const PanelView& x, float* y
       if constexpr (N <= 2) i = _mm512_add_epi32(i, odd);
       if constexpr (requires { w->m; }) {
         const __m512 m = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w->m)));
-        f[c] = _mm512_fmadd_ps(m, _mm512_set1_ps(x.scaled_sum[at + c]), f[c]);
+        f[c] = _mm512_fmadd_ps(m, _mm512_set1_ps(x.sum[at + c]), f[c]);
       }
-      f[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(i), _mm512_mul_ps(d, _mm512_set1_ps(x.scale[at + c])), f[c]);
+      __m512 dots = _mm512_cvtepi32_ps(i);
+      if constexpr (requires { w->z; })
+        dots = _mm512_fnmadd_ps(zero_points(*w), _mm512_set1_ps(x.sum[at + c]), dots);
+      f[c] = _mm512_fmadd_ps(dots, _mm512_mul_ps(d, _mm512_set1_ps(x.scale[at + c])), f[c]);
     }
   }
   DI_UNROLL for (int c = 0; c < N; ++c) _mm512_storeu_ps(y + c * kGroupRows, f[c]);
@@ -181,9 +199,18 @@ DI_INLINE PartF32 part_of_f16(const uint16_t* h, int part) {
 #endif
 }
 
+DI_INLINE PartF32 zero_points(const TileU4& w, int part) {
+  using Part = uint8_t __attribute__((vector_size(kPartRows)));
+  return __builtin_convertvector(load_as<Part>(w.z + part * kPartRows), PartF32);
+}
+DI_INLINE PartF32 zero_points(const TileU8& w, int part) {
+  using Part = int16_t __attribute__((vector_size(2 * kPartRows)));
+  return __builtin_convertvector(load_as<Part>(w.z + part * kPartRows), PartF32);
+}
+
 // The exact dot products of one block for a register's rows and N columns.
 template <class Tile, int N>
-DI_INLINE void block_dots(const Tile& w, int part, const PanelView& x, int64_t at, Bytes (&i)[N]) {
+DI_INLINE void nibble_dots(const Tile& w, int part, const PanelView& x, int64_t at, Bytes (&i)[N]) {
   const size_t offset = part * sizeof(Bytes);
   DI_UNROLL for (int c = 0; c < N; ++c) i[c] = zero_bytes();
   DI_UNROLL for (int j = 0; j < 4; ++j) {
@@ -198,13 +225,13 @@ DI_INLINE void block_dots(const Tile& w, int part, const PanelView& x, int64_t a
   }
   DI_UNROLL for (int c = 0; c < N; ++c) {
     i[c] = widen(i[c]);
-    if constexpr (!requires { w.m; }) i[c] = add32(i[c], set_dwords(x.correction[at + c]));
+    if constexpr (kCorrected<Tile>) i[c] = add32(i[c], set_dwords(x.correction[at + c]));
   }
 }
 
 // |w| * (sign of w) x: a pair of products of bytes fits 16 bits, not more.
-template <int N>
-DI_INLINE void block_dots(const TileQ8_0& w, int part, const PanelView& x, int64_t at, Bytes (&i)[N]) {
+template <class Tile, int N>
+DI_INLINE void byte_dots(const Tile& w, int part, const PanelView& x, int64_t at, Bytes (&i)[N]) {
   const size_t offset = part * sizeof(Bytes);
   DI_UNROLL for (int c = 0; c < N; ++c) i[c] = zero_bytes();
   DI_UNROLL for (int j = 0; j < 8; ++j) {
@@ -226,11 +253,15 @@ static void int_tile(const Tile* w, int64_t blocks, const PanelView& x, float* y
     const int64_t at = b * x.width;
     DI_UNROLL for (int p = 0; p < kParts; ++p) {
       Bytes i[N];
-      block_dots(*w, p, x, at, i);
+      if constexpr (kBytes<Tile>)
+        byte_dots(*w, p, x, at, i);
+      else
+        nibble_dots(*w, p, x, at, i);
       const PartF32 d = part_of_f16(w->d, p);
       DI_UNROLL for (int c = 0; c < N; ++c) {
-        if constexpr (requires { w->m; }) f[c][p] = part_of_f16(w->m, p) * x.scaled_sum[at + c] + f[c][p];
-        const PartF32 dots = __builtin_convertvector(reinterpret_cast<PartI32>(i[c]), PartF32);
+        if constexpr (requires { w->m; }) f[c][p] = part_of_f16(w->m, p) * x.sum[at + c] + f[c][p];
+        PartF32 dots = __builtin_convertvector(reinterpret_cast<PartI32>(i[c]), PartF32);
+        if constexpr (requires { w->z; }) dots = dots - zero_points(*w, p) * x.sum[at + c];
         const PartF32 scale = d * x.scale[at + c];
         f[c][p] = dots * scale + f[c][p];
       }

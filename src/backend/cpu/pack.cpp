@@ -1,4 +1,7 @@
 // From a checkpoint's rows to the packed layout (layout.h), in one pass over the file's pages.
+#include "backend/cpu/pack.h"
+
+#include <atomic>
 #include <cstring>
 #include <limits>
 
@@ -67,32 +70,38 @@ void pack_group(DType dtype, const Rows& rows, int64_t cols, std::byte* out) {
   }
 }
 
-int64_t groups_of(int64_t rows) {
-  return (rows + kGroupRows - 1) / kGroupRows;
+bool has_codes(DType dtype) {
+  return dtype == DType::kU4 || dtype == DType::kU8 || dtype == DType::kF8E4M3;
 }
 
-// The rows of packed group g.
-void find_rows(const LinearSource& s, int64_t g, Rows& rows) {
-  const int64_t stride = row_bytes(s.dtype, s.cols);
-  const bool paired = s.order == RowOrder::kPaired;
-  size_t part = paired ? static_cast<size_t>(g % 2) : 0;
-  int64_t row = (paired ? g / 2 : g) * kGroupRows;
-  if (!paired) {
-    while (part < s.parts.size() && row >= s.parts[part].rows) row -= s.parts[part++].rows;
+// Of what is not codes: one layout each.
+Layout layout_of(DType dtype) {
+  switch (dtype) {
+    case DType::kQ4_0:
+      return Layout::kQ4_0;
+    case DType::kQ4_1:
+      return Layout::kQ4_1;
+    case DType::kQ8_0:
+      return Layout::kQ8_0;
+    case DType::kF32:
+      return Layout::kF32;
+    case DType::kF16:
+      return Layout::kF16;
+    default:
+      return Layout::kBF16;
   }
-  for (int lane = 0; lane < kGroupRows; ++lane, ++row) {
-    while (!paired && part < s.parts.size() && row >= s.parts[part].rows) row -= s.parts[part++].rows;
-    const bool exists = part < s.parts.size() && row < s.parts[part].rows;
-    rows[lane] = exists ? static_cast<const std::byte*>(s.parts[part].data) + row * stride : nullptr;
-  }
+}
+
+bool known(DType dtype) {
+  return dtype == DType::kBF16 || layout_of(dtype) != Layout::kBF16 || has_codes(dtype);
 }
 
 Result<void> check(const LinearSource& s) {
-  const bool dense = s.dtype == DType::kF32 || s.dtype == DType::kF16 || s.dtype == DType::kBF16;
-  if (!dense && !is_integer(s.dtype))
-    return make_error(ErrorCode::kUnsupported,
-                      "weight type: got {}, the CPU has F32, F16, BF16, Q4_0, Q4_1 and Q8_0",
-                      info(s.dtype).name);
+  if (!known(s.dtype))
+    return make_error(
+        ErrorCode::kUnsupported,
+        "weight type: got {}, the CPU has F32, F16, BF16, Q4_0, Q4_1, Q8_0, and U4, U8, F8_E4M3 with scales",
+        info(s.dtype).name);
   if (s.cols <= 0 || s.cols % info(s.dtype).block_elems != 0)
     return make_error(ErrorCode::kUnsupported, "weight columns: got {}, expected a multiple of {} ({})",
                       s.cols, info(s.dtype).block_elems, info(s.dtype).name);
@@ -113,38 +122,84 @@ Result<void> check(const LinearSource& s) {
   return {};
 }
 
+void pack_group(const LinearSource& s, int64_t g, std::byte* out) {
+  const GroupRows at = find_rows(s, g);
+  const int64_t stride = row_bytes(s.dtype, s.cols);
+  Rows rows;
+  for (int lane = 0; lane < kGroupRows; ++lane)
+    rows[lane] = at[lane].part == nullptr
+                     ? nullptr
+                     : static_cast<const std::byte*>(at[lane].part->data) + at[lane].row * stride;
+  pack_group(s.dtype, rows, s.cols, out);
+}
+
+Result<PackedShape> plan(Context& context, const LinearSource& s, int64_t rows) {
+  if (has_codes(s.dtype)) return plan_codes(context, s, rows);
+  return PackedShape{.layout = layout_of(s.dtype), .cols = s.cols, .row_groups = row_groups(rows, s.order)};
+}
+
+Result<Buffer> copy(Context& context, const void* from, size_t bytes) {
+  if (context.weights == nullptr) context.weights = std::make_shared<BufferSlab>();
+  DI_ASSIGN(Buffer b, context.weights->allocate(bytes));
+  if (bytes != 0) std::memcpy(b.data(), from, bytes);
+  return b;
+}
+
 }  // namespace
+
+GroupRows find_rows(const LinearSource& s, int64_t g) {
+  const bool paired = s.order == RowOrder::kPaired;
+  size_t part = paired ? static_cast<size_t>(g % 2) : 0;
+  int64_t row = (paired ? g / 2 : g) * kGroupRows;
+  GroupRows rows;
+  for (RowAt& at : rows) {
+    while (!paired && part < s.parts.size() && row >= s.parts[part].rows) row -= s.parts[part++].rows;
+    if (part < s.parts.size() && row < s.parts[part].rows) at = {&s.parts[part], row};
+    ++row;
+  }
+  return rows;
+}
 
 Result<LinearWeight> pack_linear(Context& context, const LinearSource& source) {
   DI_TRY(check(source));
+  const bool codes = has_codes(source.dtype);
+  if (codes) DI_TRY(check_codes(source));
   LinearWeight w{.source = source.dtype, .cols = source.cols, .order = source.order};
   for (const LinearPart& part : source.parts) {
     w.part_rows.push_back(part.rows);
     w.rows += part.rows;
   }
-  const bool paired = source.order == RowOrder::kPaired;
-  const int64_t groups = paired ? 2 * groups_of(source.parts[0].rows) : groups_of(w.rows);
-  const int64_t bytes = group_bytes(source.dtype, source.cols);
+  DI_ASSIGN(const PackedShape shape, plan(context, source, w.rows));
+  w.kernel = shape.kernel();
+  if (codes) {
+    w.group = source.group;
+    w.x_scale = source.x_scale;
+    DI_ASSIGN(w.column_order, copy(context, source.column_order.data(), source.column_order.size() * 4));
+  }
   if (context.weights == nullptr) context.weights = std::make_shared<BufferSlab>();
-  DI_ASSIGN(w.packed, context.weights->allocate(static_cast<size_t>(groups * bytes)));
+  DI_ASSIGN(w.packed, context.weights->allocate(static_cast<size_t>(shape.bytes())));
   const int threads = context.pool->size();
+  std::atomic<bool> numbers = true;
   const auto work = [&](int t) {
-    const Share mine = share(groups, t, threads);
+    const Share mine = share(shape.row_groups, t, threads);
     for (int64_t g = mine.first; g < mine.last; ++g) {
-      Rows rows;
-      find_rows(source, g, rows);
-      pack_group(source.dtype, rows, source.cols, w.packed.data() + g * bytes);
+      std::byte* const out = w.packed.data() + g * shape.group_bytes();
+      if (!codes)
+        pack_group(source, g, out);
+      else if (!pack_codes(source, shape, g, out, packed_scales(w, shape, g)))
+        numbers = false;
     }
   };
   context.pool->run(std::ref(work));
+  if (!numbers)
+    return make_error(ErrorCode::kUnsupported,
+                      "weight of {} x {}: got {} codes that are not a number, expected finite ones", w.rows,
+                      w.cols, info(source.dtype).name);
   return w;
 }
 
 Result<Buffer> upload(Context& context, std::span<const float> values) {
-  if (context.weights == nullptr) context.weights = std::make_shared<BufferSlab>();
-  DI_ASSIGN(Buffer b, context.weights->allocate(values.size_bytes()));
-  if (!values.empty()) std::memcpy(b.data(), values.data(), values.size_bytes());
-  return b;
+  return copy(context, values.data(), values.size_bytes());
 }
 
 }  // namespace deepinfer::cpu

@@ -18,9 +18,9 @@ static void norm(const float* x, const float* weight, float eps, int64_t n, floa
   if (i < n) store_n(out + i, load_n(x + i, n - i) * splat(scale) * load_n(weight + i, n - i), n - i);
 }
 
-// The zero point that a packed weight's bytes carry, as the kernels read them.
-DI_INLINE int32_t zero_point(DType weight) {
-  return weight == DType::kQ4_0 ? 8 : weight == DType::kQ8_0 ? 128 : 0;
+// By what the bytes that the kernels multiply with are larger than the packed codes.
+DI_INLINE int32_t code_offset(Layout weight) {
+  return weight == Layout::kQ4_0 ? 8 : weight == Layout::kQ8_0 || weight == Layout::kU8 ? 128 : 0;
 }
 
 // Blocks of 32: scale = max |x| / 127, q = x / scale to the nearest. A block of zeros has scale 0.
@@ -29,7 +29,7 @@ static void quantize(const float* x, const Columns& columns, int64_t column) {
   const int64_t left = columns.count - panel * kPanel;
   const int64_t width = left < kPanel ? left : kPanel;
   const int64_t start = panel * kPanel * blocks + column % kPanel;
-  const int32_t zero = zero_point(columns.weight);
+  const int32_t offset = code_offset(columns.weight);
   for (int64_t b = 0; b < blocks; ++b, x += kTileK) {
     const int64_t at = start + b * width;
     const F32 low = load(x), high = load(x + kLanes);
@@ -43,8 +43,9 @@ static void quantize(const float* x, const Columns& columns, int64_t column) {
     store_as(q + kLanes, __builtin_convertvector(q1, I8));
     const int32_t total = __builtin_reduce_add(q0 + q1);
     columns.scale[at] = scale;
-    columns.scaled_sum[at] = scale * static_cast<float>(total);
-    columns.correction[at] = -zero * total;
+    const float sum = static_cast<float>(total);
+    columns.sum[at] = columns.weight == Layout::kQ4_1 ? scale * sum : sum;
+    columns.correction[at] = -offset * total;
   }
 }
 

@@ -20,6 +20,7 @@ constexpr int kLanes = 16;
 using F32 = float __attribute__((vector_size(64)));
 using I32 = int32_t __attribute__((vector_size(64)));
 using U16 = uint16_t __attribute__((vector_size(32)));
+using I16 = int16_t __attribute__((vector_size(32)));
 using I8 = int8_t __attribute__((vector_size(16)));
 
 template <class V>
