@@ -53,7 +53,8 @@ void embed(Context& context, const EmbedParams& p) {
   const int64_t tokens = p.batch->num_tokens;
   if (tokens == 0) return;
   DI_CHECK(p.batch->device != nullptr, "embed on CUDA: the step is not on the device");
-  DI_CHECK(p.table->order == RowOrder::kConcatenated, "embed: the table's rows are paired");
+  DI_CHECK(p.table->order == RowOrder::kConcatenated && p.table->column_order.size() == 0,
+           "embed: the table's rows are paired, or its columns in another order");
   check_tensor(p.out, "embed: out", DType::kF32, {tokens, p.table->cols});
   launch({.grid = dim3(static_cast<unsigned>(tokens)),
           .block = dim3(kThreads),

@@ -91,13 +91,15 @@ Product product_of(const Context& context, const LinearCall& call) {
 
 // Sets p.x: rows of A with the weight's padded columns, 16-byte aligned.
 void prepare_x(Context& context, const LinearCall& call, Product& p) {
-  const bool plain = call.norm == nullptr && call.x.shape[1] == p.w.cols && is_aligned(p.x, p.x_stride * 2);
+  const bool plain = call.norm == nullptr && call.weight->column_order.size() == 0 &&
+                     call.x.shape[1] == p.w.cols && is_aligned(p.x, p.x_stride * 2);
   if (plain) return;
   RowsToA r{.x = call.x.data,
             .x_stride = call.x.stride[0],
             .x_row = call.x_row,
             .tokens = p.tokens,
             .cols = call.x.shape[1],
+            .order = reinterpret_cast<const int32_t*>(call.weight->column_order.data()),
             .stride = p.w.cols};
   if (call.norm != nullptr) {
     r.norm = call.norm->weight.as<float>();
@@ -112,6 +114,7 @@ void prepare_x(Context& context, const LinearCall& call, Product& p) {
 bool can_fuse_norm(const Context& context, const LinearCall& call, const Product& p) {
   // In deterministic mode one kernel computes every norm.
   if (call.norm == nullptr || context.gpu->options().deterministic) return false;
+  if (call.weight->column_order.size() != 0) return false;  // x is gathered by the norm's own kernel
   return call.x.shape[1] == p.w.cols && is_aligned(call.x.data, call.x.stride[0] * 4) &&
          is_aligned(call.norm->weight.data, 0) && norm_fits(*context.gpu, p.tokens, p.w.cols);
 }

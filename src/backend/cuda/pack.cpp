@@ -8,7 +8,7 @@
 #include <limits>
 
 #include "backend/cuda.h"
-#include "backend/cuda/packed.h"
+#include "backend/cuda/pack_codes.h"
 #include "backend/cuda/parts.h"
 #include "backend/cuda/random_fill.h"
 #include "backend/cuda/staging.h"
@@ -22,6 +22,10 @@ constexpr int64_t kBlock = 32;  // columns of a GGUF block
 
 Layout layout_of(DType source, DType activation) {
   switch (source) {
+    case DType::kU4:
+      return Layout::kU4;
+    case DType::kU8:
+      return Layout::kU8;
     case DType::kQ4_0:
       return Layout::kQ4_0;
     case DType::kQ4_1:
@@ -35,10 +39,11 @@ Layout layout_of(DType source, DType activation) {
 
 Result<void> check(const LinearSource& s) {
   const bool known = s.dtype == DType::kF32 || s.dtype == DType::kF16 || s.dtype == DType::kBF16 ||
-                     s.dtype == DType::kQ4_0 || s.dtype == DType::kQ4_1 || s.dtype == DType::kQ8_0;
+                     s.dtype == DType::kQ4_0 || s.dtype == DType::kQ4_1 || s.dtype == DType::kQ8_0 ||
+                     s.dtype == DType::kU4 || s.dtype == DType::kU8;
   if (!known)
     return make_error(ErrorCode::kUnsupported,
-                      "weight type: got {}, CUDA has F32, F16, BF16, Q4_0, Q4_1 and Q8_0",
+                      "weight type: got {}, CUDA has F32, F16, BF16, Q4_0, Q4_1, Q8_0, U4 and U8",
                       info(s.dtype).name);
   // A tile of 16 rows goes through one staging buffer.
   constexpr int64_t kMostCols = Staging::kSlotBytes / (4 * kTileRows);
@@ -60,38 +65,13 @@ Result<void> check(const LinearSource& s) {
         part.random.has_value() == s.parts[0].random.has_value() && (!part.random || s.dtype == DType::kBF16),
         "a weight of {} whose values are random in part, or not BF16", info(s.dtype).name);
   }
+  if (has_groups(layout_of(s.dtype, DType::kBF16))) DI_TRY(check_codes_fit(s));
   if (s.order == RowOrder::kPaired && (s.parts.size() != 2 || s.parts[0].rows != s.parts[1].rows))
     return make_error(ErrorCode::kUnsupported,
                       "paired weight: got {} parts of {} rows first, expected two of equal size",
                       s.parts.size(), s.parts[0].rows);
   return {};
 }
-
-// Finds the checkpoint's row that stands in a packed one.
-class RowFinder {
- public:
-  explicit RowFinder(const LinearSource& s) : source_(s), stride_(row_bytes(s.dtype, s.cols)) {}
-
-  // Null: padding.
-  const std::byte* operator()(int64_t packed) const {
-    size_t part = 0;
-    int64_t row = packed;
-    if (source_.order == RowOrder::kPaired) {
-      part = packed % kTileRows >= 8 ? 1 : 0;
-      row = packed / kTileRows * 8 + packed % 8;
-      if (row >= source_.parts[part].rows) return nullptr;
-    } else {
-      while (part < source_.parts.size() && row >= source_.parts[part].rows)
-        row -= source_.parts[part++].rows;
-      if (part == source_.parts.size()) return nullptr;
-    }
-    return static_cast<const std::byte*>(source_.parts[part].data) + row * stride_;
-  }
-
- private:
-  const LinearSource& source_;
-  int64_t stride_;
-};
 
 template <class T>
 T read(const std::byte* p) {
@@ -118,33 +98,20 @@ void convert_row(DType dtype, const std::byte* row, int64_t cols, std::byte* out
   }
 }
 
-struct Packing {
-  const LinearSource& source;
-  RowFinder find;
-  Layout layout;
-  PackedSize size;
-};
-
 void pack_dense(const Packing& p, int64_t row, std::byte* out) {
-  const std::byte* from = p.find(row);
+  const std::byte* from = p.find(row).data;
   const int64_t cols = from == nullptr ? 0 : p.source.cols;
   if (cols > 0) {
-    const bool same = p.source.dtype == (p.layout == Layout::kF16 ? DType::kF16 : DType::kBF16);
+    const bool half = p.form.layout == Layout::kF16;
+    const bool same = p.source.dtype == (half ? DType::kF16 : DType::kBF16);
     if (same)
       std::memcpy(out, from, cols * 2);
-    else if (p.layout == Layout::kF16)
+    else if (half)
       convert_row<__half>(p.source.dtype, from, cols, out);
     else
       convert_row<__nv_bfloat16>(p.source.dtype, from, cols, out);
   }
   std::memset(out + cols * 2, 0, (p.size.cols - cols) * 2);
-}
-
-// The low nibbles of bytes 0, 2, 4 and 6, side by side.
-uint32_t even_nibbles(uint64_t bytes) {
-  bytes &= 0x000f000f000f000f;
-  bytes = (bytes | bytes >> 12) & 0x000000ff000000ff;
-  return static_cast<uint32_t>((bytes | bytes >> 24) & 0xffff);
 }
 
 // A block of GGUF: d, for Q4_1 m, then the quants.
@@ -170,47 +137,46 @@ void pack_block(Layout layout, const std::byte* block, int g, int half, int b, s
 }
 
 // Tile `tile`: its quants and its scales, all units. What is padding has scale 0.
-void pack_quantized(const Packing& p, int64_t tile, std::byte* quants, std::byte* scales) {
-  const int64_t units = p.size.cols / kUnitCols, blocks = p.source.cols / kBlock;
-  const int64_t quant_bytes = quant_unit_bytes(p.layout), scale_bytes = scale_unit_bytes(p.layout);
-  std::memset(scales, 0, units * scale_bytes);
-  std::memset(quants, 0, units * quant_bytes);
+void pack_blocks(const Packing& p, int64_t tile, const TileBytes& to) {
+  std::memset(to.data, 0, p.size.tile_data);
+  std::memset(to.scales, 0, p.size.tile_scales);
+  const Layout layout = p.form.layout;
+  const int64_t quant_bytes = quant_unit_bytes(layout), scale_bytes = scale_unit_bytes(layout);
   const int block_bytes = info(p.source.dtype).block_bytes;
   for (int r = 0; r < kTileRows; ++r) {
-    const std::byte* row = p.find(tile * kTileRows + r);
+    const std::byte* row = p.find(tile * kTileRows + r).data;
     if (row == nullptr) continue;
-    for (int64_t b = 0; b < blocks; ++b)
-      pack_block(p.layout, row + b * block_bytes, r % 8, r / 8, static_cast<int>(b % 2),
-                 quants + b / 2 * quant_bytes, scales + b / 2 * scale_bytes);
+    for (int64_t b = 0; b < p.source.cols / kBlock; ++b)
+      pack_block(layout, row + b * block_bytes, r % 8, r / 8, static_cast<int>(b % 2),
+                 to.data + b / 2 * quant_bytes, to.scales + b / 2 * scale_bytes);
   }
+}
+
+void pack_tile(const Packing& p, int64_t tile, const TileBytes& to) {
+  if (has_groups(p.form.layout)) return pack_codes(p, tile, to);
+  if (is_quantized(p.form.layout)) return pack_blocks(p, tile, to);
+  for (int r = 0; r < kTileRows; ++r) pack_dense(p, tile * kTileRows + r, to.data + r * p.size.cols * 2);
 }
 
 Result<void> send(Context& context, const Packing& p, std::byte* to) {
   Gpu& gpu = *context.gpu;
   Staging& staging = *gpu.parts().staging;
-  const bool quantized = is_quantized(p.layout);
-  const int64_t units = p.size.cols / kUnitCols;
-  const int64_t data = quantized ? units * quant_unit_bytes(p.layout) : kTileRows * p.size.cols * 2;
-  const int64_t scales = quantized ? units * scale_unit_bytes(p.layout) : 0;  // bytes of a tile
-  const int64_t tiles = p.size.rows / kTileRows;
-  const int64_t at_once = std::clamp<int64_t>(Staging::kSlotBytes / (data + scales), 1, tiles);
+  const PackedSize& s = p.size;
+  const int64_t tile_bytes = s.tile_data + s.tile_scales + s.tile_zeros, tiles = s.rows / kTileRows;
+  const int64_t at_once = std::clamp<int64_t>(Staging::kSlotBytes / tile_bytes, 1, tiles);
   for (int64_t first = 0; first < tiles; first += at_once) {
     const int64_t n = std::min(at_once, tiles - first);
-    DI_ASSIGN(std::byte * slot, staging.next(gpu, n * (data + scales)));
-    std::byte* slot_scales = slot + n * data;
-    if (quantized) {
-      share_work(context.pool, n, n * data, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i)
-          pack_quantized(p, first + i, slot + i * data, slot_scales + i * scales);
-      });
-    } else {
-      share_work(context.pool, n * kTileRows, n * data, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i)
-          pack_dense(p, first * kTileRows + i, slot + i * p.size.cols * 2);
-      });
-    }
-    gpu.copy_in(to + first * data, slot, n * data);
-    if (quantized) gpu.copy_in(to + p.size.scales_at + first * scales, slot_scales, n * scales);
+    DI_ASSIGN(std::byte * slot, staging.next(gpu, n * tile_bytes));
+    std::byte* scales = slot + n * s.tile_data;
+    std::byte* zeros = scales + n * s.tile_scales;
+    share_work(context.pool, n, n * s.tile_data, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        pack_tile(p, first + i,
+                  {slot + i * s.tile_data, scales + i * s.tile_scales, zeros + i * s.tile_zeros});
+    });
+    gpu.copy_in(to + first * s.tile_data, slot, n * s.tile_data);
+    if (s.tile_scales > 0) gpu.copy_in(to + s.scales_at + first * s.tile_scales, scales, n * s.tile_scales);
+    if (s.tile_zeros > 0) gpu.copy_in(to + s.zeros_at + first * s.tile_zeros, zeros, n * s.tile_zeros);
     staging.sent(gpu);
   }
   return {};
@@ -225,7 +191,7 @@ void make_random(Gpu& gpu, const Packing& p, int64_t rows, std::byte* to) {
   for (const LinearPart& part : p.source.parts) {
     fill_random(gpu, *part.random,
                 {.to = to,
-                 .dtype = p.layout == Layout::kF16 ? DType::kF16 : DType::kBF16,
+                 .dtype = p.form.layout == Layout::kF16 ? DType::kF16 : DType::kBF16,
                  .rows = part.rows,
                  .cols = p.source.cols,
                  .stride = p.size.cols,
@@ -239,31 +205,57 @@ void want_staging(Gpu& gpu) {
   if (gpu.parts().staging == nullptr) gpu.parts().staging = std::make_shared<Staging>();
 }
 
+// The order of the columns, if it is not that of x.
+Result<void> send_order(Context& context, const LinearSource& source, LinearWeight& w) {
+  if (source.column_order.empty()) return {};
+  Gpu& gpu = *context.gpu;
+  const size_t bytes = source.column_order.size() * sizeof(int32_t);
+  DI_ASSIGN(w.column_order, gpu.allocate(bytes));
+  DI_ASSIGN(std::byte * slot, gpu.parts().staging->next(gpu, static_cast<int64_t>(bytes)));
+  std::memcpy(slot, source.column_order.data(), bytes);
+  gpu.copy_in(w.column_order.data(), slot, bytes);
+  gpu.parts().staging->sent(gpu);
+  return {};
+}
+
 }  // namespace
 
-PackedSize packed_size(Layout layout, int64_t rows, int64_t cols, RowOrder order) {
+PackedSize packed_size(const PackedForm& form, int64_t rows, int64_t cols, RowOrder order, int64_t group) {
   PackedSize s;
   s.rows = order == RowOrder::kPaired ? 2 * round_up(rows / 2, kTileRows / 2) : round_up(rows, kTileRows);
   s.cols = round_up(cols, kUnitCols);
-  if (!is_quantized(layout)) {
-    s.bytes = s.scales_at = static_cast<size_t>(s.rows * s.cols) * 2;
-    return s;
+  const int64_t units = s.cols / kUnitCols, tiles = s.rows / kTileRows;
+  s.tile_data =
+      is_quantized(form.layout) ? units * quant_unit_bytes(form.layout) : kTileRows * s.cols * int64_t{2};
+  if (has_groups(form.layout)) {
+    s.groups = (cols + group - 1) / group;
+    s.tile_scales = s.groups * kTileRows * scale_bytes(form.scale);
+    s.tile_zeros = form.has_zeros ? s.groups * kTileRows * zero_bytes(form.layout) : 0;
+  } else if (is_quantized(form.layout)) {
+    s.tile_scales = units * scale_unit_bytes(form.layout);
   }
-  const int64_t units = s.rows / kTileRows * (s.cols / kUnitCols);
-  s.scales_at = static_cast<size_t>(units * quant_unit_bytes(layout));
-  s.bytes = s.scales_at + static_cast<size_t>(units * scale_unit_bytes(layout));
+  s.scales_at = static_cast<size_t>(tiles * s.tile_data);
+  s.zeros_at = s.scales_at + static_cast<size_t>(tiles * s.tile_scales);
+  s.bytes = s.zeros_at + static_cast<size_t>(tiles * s.tile_zeros);
   return s;
 }
 
 PackedView packed_view(const LinearWeight& w) {
-  const auto layout = static_cast<Layout>(w.kernel);
-  const PackedSize s = packed_size(layout, w.rows, w.cols, w.order);
+  const PackedForm form = PackedForm::of(w.kernel);
+  const PackedSize s = packed_size(form, w.rows, w.cols, w.order, w.group);
   DI_CHECK(w.packed.size() == s.bytes, "a packed weight of {} bytes, expected {}", w.packed.size(), s.bytes);
-  return {.data = w.packed.data(),
-          .scales = is_quantized(layout) ? w.packed.data() + s.scales_at : nullptr,
-          .layout = layout,
-          .rows = s.rows,
-          .cols = s.cols};
+  PackedView v{.data = w.packed.data(),
+               .scales = is_quantized(form.layout) ? w.packed.data() + s.scales_at : nullptr,
+               .layout = form.layout,
+               .rows = s.rows,
+               .cols = s.cols};
+  if (!has_groups(form.layout)) return v;
+  v.scale = form.scale;
+  v.zero = form.zero;
+  v.groups = static_cast<int32_t>(s.groups);
+  v.inverse = group_inverse(w.group);
+  if (form.has_zeros) v.zeros = w.packed.data() + s.zeros_at;
+  return v;
 }
 
 Result<LinearWeight> pack_linear(Context& context, const LinearSource& source) {
@@ -272,15 +264,20 @@ Result<LinearWeight> pack_linear(Context& context, const LinearSource& source) {
   DI_CHECK(context.activation == DType::kBF16 || context.activation == DType::kF16,
            "pack_linear: activations of {}, expected BF16 or F16", info(context.activation).name);
   Gpu& gpu = *context.gpu;
-  LinearWeight w{
-      .source = source.dtype, .cols = source.cols, .order = source.order, .device = context.device};
+  LinearWeight w{.source = source.dtype,
+                 .cols = source.cols,
+                 .order = source.order,
+                 .group = source.group,
+                 .x_scale = source.x_scale,
+                 .device = context.device};
   for (const LinearPart& part : source.parts) {
     w.part_rows.push_back(part.rows);
     w.rows += part.rows;
   }
-  const Layout layout = layout_of(source.dtype, context.activation);
-  w.kernel = static_cast<int>(layout);
-  const Packing p{source, RowFinder(source), layout, packed_size(layout, w.rows, w.cols, w.order)};
+  PackedForm form{.layout = layout_of(source.dtype, context.activation)};
+  if (has_groups(form.layout)) form = codes_form(source, form.layout);
+  w.kernel = form.number();
+  const Packing p{source, RowFinder(source), form, packed_size(form, w.rows, w.cols, w.order, source.group)};
   Result<Buffer> packed = gpu.allocate(p.size.bytes);
   if (!packed)
     return make_error(packed.error().code, "{}, for a weight of {} [{}, {}]", packed.error().message,
@@ -292,6 +289,7 @@ Result<LinearWeight> pack_linear(Context& context, const LinearSource& source) {
   }
   want_staging(gpu);
   DI_TRY(send(context, p, w.packed.data()));
+  DI_TRY(send_order(context, source, w));
   return w;
 }
 

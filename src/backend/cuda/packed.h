@@ -16,6 +16,13 @@
 //   scales  [rows / 16][cols / 64][8 g][d of (block 0, row g), (block 0, row g + 8), (block 1, row g),
 //           (block 1, row g + 8)][the same four m of Q4_1], F16.
 // Values: Q4_0 d (q - 8), Q4_1 d q + m, Q8_0 d q.
+//
+// U4 and U8 (ops/linear_weight.h) have their quants in the same places, the codes as they are; scales and
+// zero points stand once a group, not once a unit:
+//   scales  [rows / 16][groups][8 g][row g, row g + 8], F16, BF16 or F32 as in the checkpoint
+//   zeros   [rows / 16][groups][8 g][row g, row g + 8], bytes of U4, 16 bits of U8; absent when all are alike
+// Value: scale (code - zero). A group is a multiple of 32 columns, the last one of a row may be short. Padded
+// rows have scale 0, padded columns codes that meet zeros of x.
 #pragma once
 
 #include <cstddef>
@@ -32,18 +39,49 @@ constexpr int64_t round_up(int64_t n, int64_t to) {
   return (n + to - 1) / to * to;
 }
 
-// LinearWeight::kernel on CUDA.
-enum class Layout : int { kBF16, kF16, kQ4_0, kQ4_1, kQ8_0 };
+enum class Layout : uint8_t { kBF16, kF16, kQ4_0, kQ4_1, kQ8_0, kU4, kU8 };
 
 constexpr bool is_quantized(Layout layout) {
   return layout >= Layout::kQ4_0;
 }
+// Codes: scales stand by groups.
+constexpr bool has_groups(Layout layout) {
+  return layout == Layout::kU4 || layout == Layout::kU8;
+}
 constexpr int64_t quant_unit_bytes(Layout layout) {
-  return layout == Layout::kQ8_0 ? 1024 : 512;
+  return layout == Layout::kQ8_0 || layout == Layout::kU8 ? 1024 : 512;
 }
 constexpr int64_t scale_unit_bytes(Layout layout) {
   return layout == Layout::kQ4_1 ? 128 : 64;
 }
+
+enum class ScaleType : uint8_t { kF16, kBF16, kF32 };
+
+constexpr int scale_bytes(ScaleType type) {
+  return type == ScaleType::kF32 ? 4 : 2;
+}
+constexpr int zero_bytes(Layout layout) {
+  return layout == Layout::kU8 ? 2 : 1;
+}
+
+// LinearWeight::kernel on CUDA.
+struct PackedForm {
+  Layout layout = Layout::kBF16;
+  // Codes only.
+  ScaleType scale = ScaleType::kF16;
+  bool has_zeros = false;
+  int16_t zero = 0;  // everywhere, without zero points
+
+  int number() const {
+    return static_cast<int>(layout) | static_cast<int>(scale) << 8 | (has_zeros ? 1 << 10 : 0) | zero << 16;
+  }
+  static PackedForm of(int number) {
+    return {.layout = static_cast<Layout>(number & 0xff),
+            .scale = static_cast<ScaleType>(number >> 8 & 3),
+            .has_zeros = (number >> 10 & 1) != 0,
+            .zero = static_cast<int16_t>(number >> 16)};
+  }
+};
 
 // What kernels read. Passed by value.
 struct PackedView {
@@ -51,15 +89,33 @@ struct PackedView {
   const void* scales = nullptr;  // of quantized ones
   Layout layout = Layout::kBF16;
   int64_t rows = 0, cols = 0;  // padded: multiples of 16 and 64
+
+  // Codes only.
+  ScaleType scale = ScaleType::kF16;
+  int32_t zero = 0;             // everywhere, if `zeros` is null
+  int32_t groups = 0;           // of a row
+  uint32_t inverse = 0;         // for group_of()
+  const void* zeros = nullptr;  // zero points
 };
 
 PackedView packed_view(const LinearWeight& weight);
 
-// Bytes of a packed weight, and where its scales begin.
+// 2^31 over the 32-column blocks of a group, rounded up.
+constexpr uint32_t group_inverse(int64_t group) {
+  const int64_t blocks = (group + 31) / 32;
+  return static_cast<uint32_t>(((int64_t{1} << 31) + blocks - 1) / blocks);
+}
+
+// Bytes of a packed weight, and where its parts begin.
 struct PackedSize {
   int64_t rows = 0, cols = 0;  // padded
-  size_t scales_at = 0, bytes = 0;
+  int64_t groups = 0;          // of a row of codes
+  size_t scales_at = 0, zeros_at = 0, bytes = 0;
+
+  // Of a tile of 16 rows.
+  int64_t tile_data = 0, tile_scales = 0, tile_zeros = 0;
 };
-PackedSize packed_size(Layout layout, int64_t rows, int64_t cols, RowOrder order);
+// group: of codes, else 0.
+PackedSize packed_size(const PackedForm& form, int64_t rows, int64_t cols, RowOrder order, int64_t group);
 
 }  // namespace deepinfer::cuda

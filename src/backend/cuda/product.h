@@ -60,6 +60,7 @@ constexpr int section_start(int units, int sections, int s) {
 // At most kSkinnyTokens tokens, every layout. DType a: kBF16 or kF16.
 void skinny_product(Gpu& gpu, DType a, const Product& p);
 void skinny_product_quantized(Gpu& gpu, DType a, const Product& p);  // the part of it for Q4 and Q8
+void skinny_product_codes(Gpu& gpu, DType a, const Product& p);      // the part of it for U4 and U8
 bool norm_fits(const Gpu& gpu, int64_t tokens, int64_t cols);        // whether its norm can be fused
 
 // Any number of tokens, dense layouts, no fused norm.
@@ -69,6 +70,7 @@ void tile_product(Gpu& gpu, DType a, const Product& p);
 void dequantize_rows(Gpu& gpu, DType a, const PackedView& w, int64_t first_row, int64_t rows, void* out);
 
 // out [tokens][stride] A = rms_norm(x) of F32 rows, or x itself of A rows; columns past `cols` are zeros.
+// Column i of out is column order[i] of x.
 struct RowsToA {
   const void* x = nullptr;
   int64_t x_stride = 0;
@@ -76,6 +78,7 @@ struct RowsToA {
   int64_t tokens = 0, cols = 0;
   const float* norm = nullptr;  // null: x is A and copied
   float eps = 0;
+  const int32_t* order = nullptr;  // null: as they stand
   void* out = nullptr;
   int64_t stride = 0;
 };

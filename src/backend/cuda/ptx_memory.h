@@ -63,6 +63,26 @@ __device__ inline uint2 load_64_early(const void* p) {
 #endif
 }
 
+// 4 and 2 bytes at a multiple of that.
+__device__ inline uint32_t load_32_early(const void* p) {
+#ifdef DEEPINFER_EMULATION
+  return *static_cast<const uint32_t*>(p);
+#else
+  uint32_t v;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+#endif
+}
+__device__ inline uint32_t load_16_early(const void* p) {
+#ifdef DEEPINFER_EMULATION
+  return *static_cast<const uint16_t*>(p);
+#else
+  uint16_t v;
+  asm volatile("ld.relaxed.gpu.global.u16 %0, [%1];" : "=h"(v) : "l"(p) : "memory");
+  return v;
+#endif
+}
+
 // A value that another block of this launch reads. It finds it after this thread's threadfence() and an
 // atomic that follows; the emulation keeps it back until then.
 template <class T>

@@ -50,8 +50,10 @@ __global__ void __launch_bounds__(kThreads) norm_kernel(RowsToA r) {
       *reinterpret_cast<uint2*>(out + i) = pair;
     }
   } else {
-    for (int64_t i = threadIdx.x; i < r.stride; i += kThreads)
-      out[i] = from_float<A>(i < r.cols ? x[i] * factor * r.norm[i] : 0.0f);
+    for (int64_t i = threadIdx.x; i < r.stride; i += kThreads) {
+      const int64_t k = r.order != nullptr && i < r.cols ? r.order[i] : i;
+      out[i] = from_float<A>(i < r.cols ? x[k] * factor * r.norm[k] : 0.0f);
+    }
   }
 }
 
@@ -63,7 +65,10 @@ __global__ void __launch_bounds__(kThreads) copy_kernel(RowsToA r) {
   const A* x =
       static_cast<const A*>(r.x) + (r.x_row != nullptr ? int64_t{r.x_row[token]} : token) * r.x_stride;
   A* out = static_cast<A*>(r.out) + token * r.stride;
-  for (int64_t i = threadIdx.x; i < r.stride; i += kThreads) out[i] = i < r.cols ? x[i] : from_float<A>(0.0f);
+  for (int64_t i = threadIdx.x; i < r.stride; i += kThreads) {
+    const int64_t k = r.order != nullptr && i < r.cols ? r.order[i] : i;
+    out[i] = i < r.cols ? x[k] : from_float<A>(0.0f);
+  }
 }
 
 // Grid: (units of 64 columns, tiles of 16 rows); a thread writes one element pair a step.
@@ -151,7 +156,8 @@ bool aligned(const void* p, int64_t stride, int64_t bytes) {
 
 template <class A>
 void start_rows(Gpu& gpu, const RowsToA& r) {
-  const bool vector = r.cols % 4 == 0 && aligned(r.x, r.x_stride, 4) && aligned(r.norm, 0, 4);
+  const bool vector =
+      r.order == nullptr && r.cols % 4 == 0 && aligned(r.x, r.x_stride, 4) && aligned(r.norm, 0, 4);
   const auto kernel = r.norm == nullptr ? copy_kernel<A>
                       : vector          ? norm_kernel<A, true>
                                         : norm_kernel<A, false>;

@@ -16,11 +16,13 @@ set(DI_CUDA_SOURCES
     fast/plan.cu
     gemm.cpp
     gemm_skinny.cu
+    gemm_skinny_codes.cu
     gemm_skinny_quantized.cu
     gemm_tile.cu
     gpu.cpp
     open_fast_paths.cpp
     pack.cpp
+    pack_codes.cpp
     project.cpp
     qkv.cu
     random_fill.cu
