@@ -91,12 +91,16 @@ struct OutputEvent {
 // Called on the engine's thread: hand the event over and return, never block, never throw.
 using OnEvent = std::function<void(const OutputEvent&)>;
 
+struct ResolvedSampling;  // checked, and in the engine's form: engine/sampling_params.h
+
 struct EngineRequest {
   std::vector<int32_t> prompt;  // token ids, 1 to max_model_len - 1
   SamplingParams sampling;
   int priority = 0;        // lower is served first
   std::string cache_salt;  // prefixes are shared only between equal salts
   std::string name;        // what log lines and the event log call it (an HTTP request's id); empty: nothing
+  // What several requests have in common, of Engine::prepare(): then of `sampling` max_tokens alone is read.
+  std::shared_ptr<const ResolvedSampling> shared;
 };
 
 struct EngineStats {
@@ -134,6 +138,9 @@ class Engine {
   Engine(std::unique_ptr<ModelRunner> runner, EngineOptions options, Clock* clock = nullptr);
   ~Engine();  // stop()
   Engine(const Engine&) = delete;
+
+  // Checks this and makes its lists, once for any number of requests. kInvalidArgument.
+  Result<std::shared_ptr<const ResolvedSampling>> prepare(SamplingParams sampling) const;
 
   // Returns the request's id; events follow until each choice had its finish. kInvalidArgument,
   // kContextLength, kQueueFull, kUnavailable (draining).

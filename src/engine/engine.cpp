@@ -121,10 +121,22 @@ void Engine::Impl::post(Submission submission) {
   }
 }
 
+Result<std::shared_ptr<const ResolvedSampling>> Engine::prepare(SamplingParams sampling) const {
+  const SequenceLimits& limits = impl_->limits;
+  DI_TRY(validate(sampling, limits.vocab_size));
+  return std::make_shared<const ResolvedSampling>(
+      resolve(std::move(sampling), limits.end_ids, limits.vocab_size));
+}
+
 Result<uint64_t> Engine::submit(EngineRequest request, OnEvent on_event) {
-  DI_TRY(validate(request.sampling, impl_->runner->info().vocab_size));
+  const int max_tokens = request.sampling.max_tokens;
+  if (!request.shared) {
+    DI_ASSIGN(request.shared, prepare(std::move(request.sampling)));
+    request.sampling = {.max_tokens = max_tokens};
+  }
+  DI_TRY(check_lengths(request.shared->params, max_tokens));
   DI_TRY(impl_->check_prompt(request.prompt));
-  const int n = request.sampling.n;
+  const int n = request.shared->params.n;
   DI_ASSIGN(const uint64_t id, impl_->reserve(n));
   try {
     Submission submission{.request = id,

@@ -119,7 +119,7 @@ void EngineMetrics::ended(RequestTimes& times, const Sequence& s, Ending ending,
   time_per_output_token.observe(choice.tokens > 1 ? decode / static_cast<double>(choice.tokens - 1) : 0);
   request_prompt_tokens.observe(static_cast<double>(s.prompt_len));
   request_generation_tokens.observe(static_cast<double>(choice.tokens));
-  params_max_tokens.observe(static_cast<double>(s.params().max_tokens));
+  params_max_tokens.observe(static_cast<double>(s.family->max_tokens));
   if (times.open == 0 && times.answered) params_n.observe(static_cast<double>(times.choices.size()));
 }
 

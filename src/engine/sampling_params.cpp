@@ -93,14 +93,7 @@ Result<void> check_ints(const SamplingParams& params) {
     }
     return invalid(range.name, "got {}, expected {} to {}{}", value, range.low, range.high, range.hint);
   }
-  if (params.max_tokens == 0 && params.prompt_logprobs < 0) {
-    return invalid("max_tokens", "got 0, expected at least 1 where no prompt_logprobs are wanted");
-  }
-  if (params.min_tokens > params.max_tokens) {
-    return invalid("min_tokens", "got {}, expected at most max_tokens, which is {}", params.min_tokens,
-                   params.max_tokens);
-  }
-  return {};
+  return check_lengths(params, params.max_tokens);
 }
 
 Result<void> check_sequences(const char* name, const std::vector<std::vector<int32_t>>& sequences,
@@ -175,6 +168,18 @@ void sort_unique(std::vector<int32_t>& ids) {
 }
 
 }  // namespace
+
+Result<void> check_lengths(const SamplingParams& params, int max_tokens) {
+  if (max_tokens < 0) return invalid("max_tokens", "got {}, expected at least 0", max_tokens);
+  if (max_tokens == 0 && params.prompt_logprobs < 0) {
+    return invalid("max_tokens", "got 0, expected at least 1 where no prompt_logprobs are wanted");
+  }
+  if (params.min_tokens > max_tokens) {
+    return invalid("min_tokens", "got {}, expected at most max_tokens, which is {}", params.min_tokens,
+                   max_tokens);
+  }
+  return {};
+}
 
 Result<void> validate(const SamplingParams& params, int vocab_size) {
   DI_TRY(check_floats(params));

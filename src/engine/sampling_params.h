@@ -14,8 +14,10 @@ namespace deepinfer {
 // kInvalidArgument that names the parameter (Error.param), what it got and what it may be. NaN and infinity
 // are refused.
 Result<void> validate(const SamplingParams& params, int vocab_size);
+// The part of it that depends on max_tokens, for another one.
+Result<void> check_lengths(const SamplingParams& params, int max_tokens);
 
-// What all choices of a request share.
+// What all choices of a request, and requests of Engine::prepare(), share. Immutable.
 struct ResolvedSampling {
   SamplingParams params;
   std::vector<LogitBias> bias;

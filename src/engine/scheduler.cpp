@@ -144,7 +144,7 @@ void Scheduler::commit_row(const PlannedRow& row, std::span<const OutputToken> a
 }
 
 void Scheduler::append(Sequence& s, std::span<const OutputToken> accepted, std::vector<Emission>& emissions) {
-  if (s.params().max_tokens == 0 && !accepted.empty()) {  // the prompt's scores were all that was wanted
+  if (s.family->max_tokens == 0 && !accepted.empty()) {  // the prompt's scores were all that was wanted
     s.finish = FinishReason::kLength;
     emissions.push_back({&s, {}, s.finish});
     return;
@@ -152,7 +152,7 @@ void Scheduler::append(Sequence& s, std::span<const OutputToken> accepted, std::
   size_t count = 0;
   while (count < accepted.size() && s.finish == FinishReason::kNone) {
     const int32_t id = accepted[count++].id;
-    bool stops = s.output_len() >= s.params().min_tokens && s.family->sampling.stops(id);
+    bool stops = s.output_len() >= s.params().min_tokens && s.family->sampling->stops(id);
     s.tokens.push_back(id);
     if (stops) {
       s.finish = FinishReason::kStop;

@@ -29,9 +29,9 @@ StepPlan* Scheduler::plan() {
 
 // Whether the next row needs to know the tokens before it, so that it is not planned while one is in flight.
 bool Scheduler::needs_commit(const Sequence& s) const {
-  if (s.family->sampling.stateful()) return true;
+  if (s.family->sampling->stateful()) return true;
   const bool tracked = options_.device.tracks_tokens;
-  if (s.family->sampling.penalties && !tracked) return true;
+  if (s.family->sampling->penalties && !tracked) return true;
   // Stop ids are banned by position, and a planned one is an upper bound where a row may accept several.
   return (!tracked || options_.device.max_accepted > 1) && s.bans_stops_at(s.length());
 }
@@ -54,7 +54,7 @@ PlannedRow Scheduler::make_row(const Sequence& s, int64_t budget) const {
   row.count = options_.enable_chunked_prefill || left <= budget ? std::min(left, budget) : 0;
   if (row.count < left) return row;
   row.room = 1;
-  if (left == 1 && options_.device.max_accepted > 1 && !s.family->sampling.stateful()) {
+  if (left == 1 && options_.device.max_accepted > 1 && !s.family->sampling->stateful()) {
     // Drafts take tokens of the budget and stay below the limits; while stop ids are banned, no accepted
     // token may come after the ban's end.
     row.room = std::min({int64_t{options_.device.max_accepted}, s.max_len - s.planned_length(), budget});

@@ -29,7 +29,7 @@ bool leaves_none(const ResolvedSampling& sampling, std::span<const int32_t> bann
 
 // Tokens that cannot come at `position`. Some token is always left: see SamplingParams::bad_words.
 std::span<const int32_t> Scheduler::banned_at(Sequence& s, int64_t position) {
-  const ResolvedSampling& sampling = s.family->sampling;
+  const ResolvedSampling& sampling = *s.family->sampling;
   const bool stops = s.bans_stops_at(position);
   const std::vector<int32_t>& fixed = stops ? sampling.banned_and_stops : sampling.banned;
   if (sampling.long_bad_words) {
@@ -55,7 +55,7 @@ std::span<const int32_t> Scheduler::banned_at(Sequence& s, int64_t position) {
 
 void Scheduler::fill_sampling(Sequence& s, int64_t position, SampleRow& r) {
   const SamplingParams& p = s.params();
-  const ResolvedSampling& sampling = s.family->sampling;
+  const ResolvedSampling& sampling = *s.family->sampling;
   r.slot = s.slot;
   r.seed = s.seed;
   r.position = position;
@@ -72,7 +72,7 @@ void Scheduler::fill_sampling(Sequence& s, int64_t position, SampleRow& r) {
   }
   r.bias = sampling.bias;
   if (sampling.dry) {
-    dry_.compute(p, sampling.breakers, s.tokens, s.dry_now);
+    dry_.compute(p, sampling.breakers, s.tokens, s.dry_history, s.dry_now);
     r.late_bias = s.dry_now;
   }
   r.banned = banned_at(s, position);

@@ -9,15 +9,19 @@ std::vector<std::unique_ptr<Sequence>> make_sequences(uint64_t request_id, Engin
                                                       const SequenceLimits& limits) {
   auto family = std::make_shared<SequenceFamily>();
   const auto prompt_len = static_cast<int64_t>(request.prompt.size());
-  const int n = request.sampling.n;
+  family->max_tokens = request.sampling.max_tokens;
+  family->sampling = request.shared ? std::move(request.shared)
+                                    : std::make_shared<const ResolvedSampling>(resolve(
+                                          std::move(request.sampling), limits.end_ids, limits.vocab_size));
+  const SamplingParams& params = family->sampling->params;
+  const int n = params.n;
   uint64_t seed;
-  if (request.sampling.seed) {
-    seed = static_cast<uint64_t>(*request.sampling.seed);
+  if (params.seed) {
+    seed = static_cast<uint64_t>(*params.seed);
   } else {
     std::random_device device;
     seed = (static_cast<uint64_t>(device()) << 32) | device();
   }
-  family->sampling = resolve(std::move(request.sampling), limits.end_ids, limits.vocab_size);
 
   std::vector<BlockKey> keys;
   if (limits.prefix_caching) {
@@ -41,12 +45,12 @@ std::vector<std::unique_ptr<Sequence>> make_sequences(uint64_t request_id, Engin
     s->priority = request.priority;
     s->seed = choice_seed(seed, choice);
     s->family = family;
-    s->mirostat_mu = 2 * s->params().mirostat_tau;
+    s->mirostat_mu = 2 * params.mirostat_tau;
     bool last = choice == n - 1;
     s->tokens = last ? std::move(request.prompt) : request.prompt;
     s->keys = last ? std::move(keys) : keys;
     s->prompt_len = prompt_len;
-    s->max_len = std::min<int64_t>(limits.max_len, prompt_len + std::max(s->params().max_tokens, 1));
+    s->max_len = std::min<int64_t>(limits.max_len, prompt_len + std::max(family->max_tokens, 1));
     sequences.push_back(std::move(s));
   }
   return sequences;

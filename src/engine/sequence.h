@@ -20,7 +20,8 @@ inline uint64_t sequence_id(uint64_t request, int choice) {
 
 // What the choices of one request share.
 struct SequenceFamily {
-  ResolvedSampling sampling;
+  std::shared_ptr<const ResolvedSampling> sampling;
+  int max_tokens = 0;
   BlockKey root{};            // of the block keys: the cache salt
   bool prompt_ready = false;  // the first choice's prompt is cached: the others may start
 };
@@ -52,6 +53,7 @@ struct Sequence {
   // there is at most one.
   std::vector<int32_t> banned_now;
   std::vector<LogitBias> dry_now;
+  DryHistory dry_history;  // of `tokens`; empty without DRY
 
   int32_t slot = -1;  // while it runs, or rows of it are in flight
   BlockTables tables;
@@ -64,7 +66,7 @@ struct Sequence {
   int samples_in_flight = 0;
   uint64_t failed_epoch = ~uint64_t{0};  // the pool's, when there was no room for it
 
-  const SamplingParams& params() const { return family->sampling.params; }
+  const SamplingParams& params() const { return family->sampling->params; }
   int64_t length() const { return static_cast<int64_t>(tokens.size()); }
   int64_t planned_length() const { return length() + planned_room; }
   int64_t output_len() const { return length() - prompt_len; }
@@ -77,7 +79,7 @@ struct Sequence {
   }
   // Stop ids are impossible for the token at `position`.
   bool bans_stops_at(int64_t position) const {
-    return position - prompt_len < params().min_tokens && !family->sampling.stop_ids.empty();
+    return position - prompt_len < params().min_tokens && !family->sampling->stop_ids.empty();
   }
 
   // Served before: lower priority value, then earlier request, then lower choice.

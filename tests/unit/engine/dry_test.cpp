@@ -19,7 +19,8 @@ using Tokens = std::vector<int32_t>;
 std::vector<LogitBias> dry(const SamplingParams& params, const Tokens& tokens, int vocab = 64) {
   static DryPenalties penalties;  // keeps its memory: what one text left must not show in the next
   std::vector<LogitBias> out = {{1, 2.0f}};
-  penalties.compute(params, DryBreakers(params.dry_breakers, vocab), tokens, out);
+  DryHistory history;
+  penalties.compute(params, DryBreakers(params.dry_breakers, vocab), tokens, history, out);
   return out;
 }
 
@@ -84,6 +85,74 @@ TEST(Dry, RandomTextsEqualThePlainComputation) {
   EXPECT_GT(penalized, 500) << "texts without a repetition test nothing";
 }
 
+// A text of any length that tokens are added to, mostly one by one: what is kept must not show.
+TEST(Dry, GrowingTextsEqualThePlainComputation) {
+  constexpr uint64_t kSeed = 1234;
+  RecordProperty("seed", kSeed);
+  std::mt19937_64 random(kSeed);
+  const auto pick = [&](int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); };
+  DryPenalties penalties;
+  int penalized = 0, long_matches = 0;
+  for (int round = 0; round < 400; ++round) {
+    const int vocab = pick(1, 5) == 1 ? 1 : pick(2, 12);
+    SamplingParams p{.dry_multiplier = 1,
+                     .dry_base = 1.1f,
+                     .dry_allowed_length = pick(1, 6),
+                     .dry_penalty_last_n = pick(0, 1) == 0 ? -1 : pick(1, 90)};
+    for (int i = pick(0, 3); i > 0; --i) {
+      auto& breaker = p.dry_breakers.emplace_back(pick(1, 4));
+      for (int32_t& id : breaker) id = pick(0, vocab - 1);
+    }
+    const DryBreakers breakers(p.dry_breakers, vocab);
+    DryHistory history;
+    Tokens tokens;
+    const int period = pick(1, 30), noise = pick(2, 40);
+    while (tokens.size() < 250) {
+      for (int more = pick(0, 9) == 0 ? pick(0, 40) : 1; more > 0; --more) {
+        const bool repeats = tokens.size() >= static_cast<size_t>(period) && pick(0, noise) != 0;
+        tokens.push_back(repeats ? tokens[tokens.size() - static_cast<size_t>(period)] : pick(0, vocab - 1));
+      }
+      std::vector<LogitBias> got = {{1, 2.0f}};
+      penalties.compute(p, breakers, tokens, history, got);
+      SCOPED_TRACE(testing::Message() << "round " << round << ", " << tokens.size() << " tokens");
+      expect_equal(got, plain_dry(p, tokens));
+      penalized += !got.empty();
+      for (const LogitBias& b : got) long_matches += b.bias < -5;  // 17 tokens and more
+      if (HasFailure()) return;
+    }
+  }
+  EXPECT_GT(penalized, 10000);
+  EXPECT_GT(long_matches, 1000);
+}
+
+// Of a long text only those places are looked at that end as it does.
+TEST(Dry, LooksAtEarlierOccurrencesAlone) {
+  std::mt19937_64 random(7);
+  std::uniform_int_distribution<int> id(0, 255);
+  Tokens tokens;
+  DryHistory history;
+  int64_t most = 0, seen = 0;
+  for (int i = 0; i < 30000; ++i) {
+    tokens.push_back(id(random));
+    history.grow(tokens, 2, {});
+    int64_t places = 0;
+    for (int64_t place = history.last(); place >= 0; place = history.before(place)) {
+      ASSERT_LT(place, i);
+      ++places;
+    }
+    most = std::max(most, places);
+    seen += places;
+  }
+  EXPECT_GT(seen, 0);
+  EXPECT_LT(most, 30) << "pairs of 256 tokens come once in 65536, others that share a hash a little oftener";
+}
+
+TEST(Dry, ATextDoesNotShrink) {
+  DryHistory history;
+  history.grow(Tokens{1, 2, 3}, 2, {});
+  EXPECT_THROW(history.grow(Tokens{1, 2}, 2, {}), std::exception);
+}
+
 // tests/golden/llama_samplers.txt, made by tools/golden/llama_samplers.py.
 TEST(Dry, IsThatOfLlamaCpp) {
   std::ifstream in(std::string(DI_SOURCE_DIR) + "/tests/golden/llama_samplers.txt");
@@ -113,7 +182,7 @@ TEST(Dry, IsThatOfLlamaCpp) {
   EXPECT_GE(penalized, 8);
 }
 
-// One token again and again is the worst text there is; quadratic, it would take minutes.
+// One token again and again is the worst text there is; quadratic in it, it would take minutes.
 TEST(Dry, IsLinearInTheText) {
   SamplingParams p{.dry_multiplier = 1.0f};
   const Tokens same(1'000'000, 5);

@@ -26,6 +26,34 @@ TEST_F(EngineTest, AnswersARequest) {
   EXPECT_EQ(engine_->stats().prompt_tokens, 10u);
 }
 
+TEST_F(EngineTest, RequestsShareTheirSampling) {
+  start();
+  EngineRequest first = request(10, 12);
+  first.sampling.min_tokens = 4;
+  const auto shared = engine_->prepare(first.sampling);
+  ASSERT_TRUE(shared.ok()) << shared.error().message;
+  EngineRequest second = request(20, 7);
+  second.sampling = first.sampling;
+  second.sampling.max_tokens = 7;
+  std::vector<Client> clients(2);
+  for (int i = 0; i < 2; ++i) {
+    EngineRequest r = i == 0 ? first : second;
+    r.sampling = {.max_tokens = r.sampling.max_tokens};
+    r.shared = *shared;
+    submit(r, clients[static_cast<size_t>(i)]);
+  }
+  for (Client& client : clients) ASSERT_TRUE(client.wait_finished());
+  EXPECT_EQ(clients[0].seen().tokens, expected(first));
+  EXPECT_EQ(clients[1].seen().tokens, expected(second));
+  second.shared = *shared;
+  second.sampling.max_tokens = 3;
+  const auto refused = engine_->submit(second, [](const OutputEvent&) {});
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().param, "min_tokens");
+  first.sampling.top_p = 2;
+  ASSERT_FALSE(engine_->prepare(first.sampling).ok());
+}
+
 TEST_F(EngineTest, ManyThreadsSubmitAndCancel) {
   ModelRunner::Info info = small_info();
   info.max_in_flight = 2;
