@@ -58,6 +58,7 @@ class Control {
   [[noreturn]] void quit(int code);
   void on_device_lost(const std::string& why);
   void drain(double seconds);
+  bool engine_stalled() const;
 
   const Config& config_;
   const std::string settings_;  // those that are not built-in, for the banner
@@ -84,6 +85,11 @@ int Control::run() {
   if (loader_.joinable()) loader_.join();
   if (drainer_.joinable()) drainer_.join();
   server_.stop();
+  // Its thread hangs, in a driver perhaps, and would be waited for without end.
+  if (llm_ && engine_stalled()) {
+    log::error("the engine does not answer: ending without it");
+    quit(exit_code_ != 0 ? exit_code_ : kDrainExpired);
+  }
   llm_.reset();  // before the server: its engine's last events go to the server's executors
   return exit_code_;
 }
@@ -140,10 +146,16 @@ void Control::log_stats() {
   });
 }
 
+bool Control::engine_stalled() const {
+  const double limit = config_.server.stall_timeout;
+  return limit > 0 && llm_->engine->stats().seconds_since_heartbeat > limit;
+}
+
 // Nothing is left to wait for: run() returns.
 void Control::end() {
   ended_ = true;
-  signals_.cancel();
+  boost::system::error_code ignored;
+  signals_.clear(ignored);  // from now on a signal ends the program, whatever it waits for
   stats_timer_.cancel();
 }
 

@@ -286,7 +286,7 @@ std::vector<Key> server_keys() {
        .min = 0,
        .max = kInf,
        .above_min = true,
-       .text = "Seconds without a step of a busy engine after which /health says 503."},
+       .text = "Seconds without a step of a busy engine after which /health says 503 and its requests fail."},
       {.section = "server",
        .name = "max_queue",
        .field = server<&S::max_queue>(),

@@ -2,9 +2,15 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <functional>
+#include <optional>
+#include <utility>
+
 #include "base/log.h"
 #include "server/api_error.h"
 #include "server/request_record.h"
+#include "server/server.h"
 #include "server/sse.h"
 
 namespace deepinfer::server {
@@ -12,6 +18,8 @@ namespace deepinfer::server {
 namespace asio = boost::asio;
 
 namespace {
+
+constexpr size_t kLargePrompts = 4096;  // tokens
 
 // As long as this lives, the client's leaving cancels.
 class DisconnectGuard {
@@ -75,11 +83,85 @@ ApiError logged(const Error& error, const HttpExchange& exchange) {
   return to_api_error(error);
 }
 
-asio::awaitable<void> answer_whole(HttpExchange& exchange, Generation& generation, ReplyFormat& format) {
+ApiError stalled(Generation& generation, const HttpExchange& exchange) {
+  generation.fail();
+  log_with(log::level::err, exchange.record ? exchange.record->ids() : LogFields(),
+           "a request failed: the engine does not answer (server.stall_timeout)");
+  return stalled_error();
+}
+
+std::string events_of(const std::vector<ChoiceUpdate>& updates, const std::vector<PromptTokens>& prompts,
+                      int n, ReplyFormat& format) {
+  std::string events;
+  for (const ChoiceUpdate& update : updates)
+    events += format.update(update, prompts.at(static_cast<size_t>(update.index / n)));
+  return events;
+}
+
+// In all prompts, for each choice.
+size_t tokens_of(const Prepared& prepared) {
+  size_t tokens = 0;
+  for (const auto& prompt : prepared.prompts) tokens += prompt.size();
+  return tokens * static_cast<size_t>(prepared.request.sampling.n);
+}
+
+asio::awaitable<std::string> written(const AnswerContext& context, size_t bytes,
+                                     std::function<std::string()> write) {
+  if (bytes < kLargeReply) co_return write();
+  co_return co_await context.text_pool.run_accepted<std::string>(std::move(write));
+}
+
+enum class Wake : uint8_t { kNews, kNothing, kStalled };
+
+// Waits for the engine's news. They say that it lives: only where none come, it is asked for its heartbeat.
+class Watch {
+ public:
+  Watch(const AnswerContext& context, Generation& generation)
+      : engine_(*context.llm.engine), limit_(context.stall_timeout), generation_(generation) {
+    (void)look();
+  }
+
+  // kNothing: no news for `time`. A client's leaving counts as news.
+  asio::awaitable<Wake> wait(std::optional<std::chrono::milliseconds> time) {
+    for (;;) {
+      const bool looks = limit_ > 0 && (!time || left_ < *time);
+      const auto step = looks ? std::optional(left_) : time;
+      if (co_await generation_.wait(step)) {
+        left_ = to_milliseconds(limit_);
+        co_return Wake::kNews;
+      }
+      if (look()) co_return Wake::kStalled;
+      if (!looks) co_return Wake::kNothing;
+      if (time) *time -= *step;
+    }
+  }
+
+ private:
+  // Whether it has stalled; when not, after `left_` it may have.
+  bool look() {
+    if (limit_ <= 0) return false;
+    const double age = engine_.stats().seconds_since_heartbeat;
+    left_ = std::max(to_milliseconds(limit_ - age), std::chrono::milliseconds(1));
+    return age > limit_;
+  }
+
+  const Engine& engine_;
+  const double limit_;
+  Generation& generation_;
+  std::chrono::milliseconds left_{1};
+};
+
+asio::awaitable<void> answer_whole(HttpExchange& exchange, const AnswerContext& context,
+                                   const Prepared& prepared, Generation& generation, ReplyFormat& format) {
   std::vector<ChoiceUpdate> choices(static_cast<size_t>(generation.choices()));
+  Watch watch(context, generation);
   while (!generation.done()) {
-    co_await generation.wait(std::nullopt);
+    const Wake wake = co_await watch.wait(std::nullopt);
     if (exchange.disconnected()) co_return;
+    if (wake == Wake::kStalled) {
+      co_await exchange.reply(error_reply(stalled(generation, exchange)));
+      co_return;
+    }
     auto updates = generation.take();
     if (!updates) {
       co_await exchange.reply(error_reply(logged(updates.error(), exchange)));
@@ -88,59 +170,83 @@ asio::awaitable<void> answer_whole(HttpExchange& exchange, Generation& generatio
     add(choices, std::move(*updates));
   }
   if (exchange.disconnected()) co_return;
-  co_await exchange.reply({200, format.whole(choices, generation.prompt_logprobs(), generation.usage())});
+  auto prompts = generation.take_prompt_logprobs();
+  const size_t bytes = about_bytes(prepared, choices, prompts, true);
+  // What it was made of takes its time to be freed as well.
+  const auto write = [&format, &choices, &prompts, usage = generation.usage()] {
+    std::string body = format.whole(choices, prompts, usage);
+    choices = {};
+    prompts = {};
+    return body;
+  };
+  co_await exchange.reply({200, co_await written(context, bytes, write)});
 }
 
 // The status goes out when the engine has begun: until then a failure still gets its own.
-asio::awaitable<void> answer_stream(HttpExchange& exchange, Generation& generation, ReplyFormat& format,
-                                    const GenerationRequest& request, std::chrono::milliseconds ping) {
-  const int n = request.sampling.n;
+asio::awaitable<void> answer_stream(HttpExchange& exchange, const AnswerContext& context,
+                                    const Prepared& prepared, Generation& generation, ReplyFormat& format) {
+  const int n = prepared.request.sampling.n;
   bool open = false;
+  Watch watch(context, generation);
   while (!generation.done()) {
-    const bool news = co_await generation.wait(open ? std::optional(ping) : std::nullopt);
+    const Wake wake = co_await watch.wait(open ? std::optional(context.ping) : std::nullopt);
     if (exchange.disconnected()) co_return;
-    if (!news) {
+    if (wake == Wake::kNothing) {
       co_await exchange.send(kSsePing);
       continue;
     }
-    auto updates = generation.take();
-    if (!updates) {
-      const ApiError error = logged(updates.error(), exchange);
-      if (!open) {
-        co_await exchange.reply(error_reply(error));
-        co_return;
-      }
-      co_await exchange.send(sse_event(error_body(error)).append(kSseDone));
+    std::optional<ApiError> error;
+    std::vector<ChoiceUpdate> updates;
+    if (wake == Wake::kStalled) {
+      error = stalled(generation, exchange);
+    } else if (auto taken = generation.take()) {
+      updates = std::move(*taken);
+    } else {
+      error = logged(taken.error(), exchange);
+    }
+    if (error && !open) {
+      co_await exchange.reply(error_reply(*error));
+      co_return;
+    }
+    if (error) {
+      co_await exchange.send(sse_event(error_body(*error)).append(kSseDone));
       break;
     }
     std::string events;
-    if (!open && (generation.scheduled() || !updates->empty())) {
+    if (!open && (generation.scheduled() || !updates.empty())) {
       open = co_await exchange.start_stream(stream_head());
       if (!open) co_return;
       events = format.opening();
     }
-    for (const ChoiceUpdate& update : *updates)
-      events += format.update(update, generation.prompt_logprobs().at(static_cast<size_t>(update.index / n)));
-    if (generation.done() && request.include_usage) events += format.usage(generation.usage());
-    if (generation.done()) events += kSseDone;
+    const bool done = generation.done();
+    const size_t bytes = about_bytes(prepared, updates, generation.prompt_logprobs(), false);
+    const auto write = [&] { return events_of(updates, generation.prompt_logprobs(), n, format); };
+    if (bytes < kLargeReply)  // as written() does, without its price for each token
+      events += write();
+    else
+      events += co_await written(context, bytes, write);
+    if (done && prepared.request.include_usage) events += format.usage(generation.usage());
+    if (done) events += kSseDone;
     co_await exchange.send(events);
   }
   if (!exchange.disconnected()) co_await exchange.end_stream();
 }
 
-asio::awaitable<void> answer_nothing(HttpExchange& exchange, const Prepared& prepared, ReplyFormat& format) {
-  auto updates = empty_answers(prepared);
+asio::awaitable<void> answer_nothing(HttpExchange& exchange, const AnswerContext& context,
+                                     const Prepared& prepared, ReplyFormat& format) {
+  const std::vector<ChoiceUpdate> updates = empty_answers(prepared);
+  const std::vector<PromptTokens> prompts(prepared.prompts.size());
   const Usage usage = empty_usage(prepared);
+  const size_t bytes = about_bytes(prepared, updates, prompts, true);
   if (!prepared.request.stream) {
-    std::vector<ChoiceUpdate> choices(updates.size());
-    add(choices, std::move(updates));
-    co_await exchange.reply(
-        {200, format.whole(choices, std::vector<PromptTokens>(prepared.prompts.size()), usage)});
+    const auto write = [&] { return format.whole(updates, prompts, usage); };
+    co_await exchange.reply({200, co_await written(context, bytes, write)});
     co_return;
   }
   if (!co_await exchange.start_stream(stream_head())) co_return;
   std::string events = format.opening();
-  for (const ChoiceUpdate& update : updates) events += format.update(update, {});
+  events += co_await written(
+      context, bytes, [&] { return events_of(updates, prompts, prepared.request.sampling.n, format); });
   if (prepared.request.include_usage) events += format.usage(usage);
   co_await exchange.send(events.append(kSseDone));
   co_await exchange.end_stream();
@@ -167,23 +273,50 @@ ReplyOptions reply_options(const Prepared& prepared, Form form, ReplyHead head) 
   return options;
 }
 
-asio::awaitable<void> answer(HttpExchange& exchange, Llm& llm, const Prepared& prepared, ReplyFormat& format,
-                             std::chrono::milliseconds ping) {
+size_t about_bytes(const Prepared& prepared, const std::vector<ChoiceUpdate>& choices,
+                   const std::vector<PromptTokens>& prompts, bool whole) {
+  constexpr size_t kEntry = 50, kId = 6, kChoice = 200;  // bytes of JSON
+  const GenerationRequest& request = prepared.request;
+  // All tokens of an answer have as many alternatives, but for some ends.
+  const auto scores = [](const std::vector<OutputToken>& tokens) {
+    return tokens.empty() ? 0 : tokens.size() * (1 + tokens.front().top.size()) * kEntry;
+  };
+  size_t bytes = 0;
+  for (const ChoiceUpdate& choice : choices) {
+    bytes += kChoice + choice.text.size() + choice.ids.size() * kId + scores(choice.tokens);
+    if (!whole && !choice.first) continue;
+    const auto prompt = static_cast<size_t>(choice.index / request.sampling.n);
+    if (!prepared.echo.empty()) bytes += prepared.echo.at(prompt).size();
+    if (request.return_token_ids) bytes += prepared.prompts.at(prompt).size() * kId;
+    bytes += scores(prompts.at(prompt));
+  }
+  return bytes;
+}
+
+asio::awaitable<void> answer(HttpExchange& exchange, const AnswerContext& context, const Prepared& prepared,
+                             ReplyFormat& format) {
   if (prepared.max_tokens == 0 && prepared.request.sampling.prompt_logprobs < 0) {
-    co_await answer_nothing(exchange, prepared, format);
+    co_await answer_nothing(exchange, context, prepared, format);
     co_return;
   }
-  Generation generation(llm, prepared.request, exchange.executor());
+  Generation generation(context.llm, prepared.request, exchange.executor());
   generation.report_to(exchange.record);
-  if (const auto submitted = generation.submit(prepared.prompts, prepared.max_tokens); !submitted) {
+  // Keys of the prefix cache, and a copy for each choice.
+  const auto submit = [&] { return generation.submit(prepared.prompts, prepared.max_tokens); };
+  Result<void> submitted;
+  if (tokens_of(prepared) < kLargePrompts)
+    submitted = submit();
+  else
+    submitted = co_await context.text_pool.run_accepted<Result<void>>(submit);
+  if (!submitted) {
     co_await exchange.reply(error_reply(logged(submitted.error(), exchange)));
     co_return;
   }
   const DisconnectGuard guard(exchange, generation);
   if (prepared.request.stream)
-    co_await answer_stream(exchange, generation, format, prepared.request, ping);
+    co_await answer_stream(exchange, context, prepared, generation, format);
   else
-    co_await answer_whole(exchange, generation, format);
+    co_await answer_whole(exchange, context, prepared, generation, format);
 }
 
 }  // namespace deepinfer::server

@@ -133,7 +133,7 @@ std::optional<ApiError> Api::broken() const {
   const Llm* llm = llm_;
   const double limit = config_.server.stall_timeout;
   if (!llm || limit <= 0 || llm->engine->stats().seconds_since_heartbeat <= limit) return std::nullopt;
-  return ApiError{503, "the engine does not answer", "service_unavailable", "", "stalled", 10};
+  return stalled_error();
 }
 
 // A page of another site can make a browser send requests here under that site's name.
@@ -390,7 +390,7 @@ asio::awaitable<void> Api::generate(HttpExchange& exchange, Form form) {
   ReplyOptions options = reply_options(*prepared, form, std::move(head));
   const auto format = form == kChat ? make_chat_format(std::move(options), *llm.tokenizer)
                                     : make_completion_format(std::move(options), *llm.tokenizer);
-  co_await answer(exchange, llm, *prepared, *format, ping_);
+  co_await answer(exchange, {llm, text_pool_, ping_, config_.server.stall_timeout}, *prepared, *format);
 }
 
 asio::awaitable<void> Api::gpu_info(HttpExchange& exchange) {

@@ -80,6 +80,10 @@ ApiError draining_error() {
           5};
 }
 
+ApiError stalled_error() {
+  return {503, "the engine does not answer", "service_unavailable", "", "stalled", 10};
+}
+
 ApiError key_error() {
   return {401, "a valid API key is needed: send the field 'Authorization: Bearer <key>'",
           "invalid_request_error", "", "invalid_api_key"};

@@ -29,6 +29,7 @@ std::string http_error_body(int status, std::string_view message);
 
 ApiError loading_error();
 ApiError draining_error();
+ApiError stalled_error();
 ApiError key_error();
 
 }  // namespace deepinfer::server

@@ -50,6 +50,13 @@ Result<void> Generation::submit(const std::vector<std::vector<int32_t>>& prompts
                                 std::optional<int> max_tokens) {
   const int n = request_.sampling.n;
   submitted_ = std::chrono::steady_clock::now();
+  SamplingParams sampling = request_.sampling;
+  sampling.max_tokens = max_tokens.value_or(llm_.max_model_len);
+  auto shared = llm_.engine->prepare(std::move(sampling));
+  if (!shared) {
+    fail();
+    return std::move(shared).error();
+  }
   if (record_ && record_->keep_texts) record_->answers.resize(prompts.size() * static_cast<size_t>(n));
   unfinished_ = static_cast<int>(prompts.size()) * n;
   choices_.resize(static_cast<size_t>(unfinished_));
@@ -63,9 +70,12 @@ Result<void> Generation::submit(const std::vector<std::vector<int32_t>>& prompts
     usage_.prompt_tokens += static_cast<int64_t>(prompts[i].size());
     prompt_sizes_.push_back(static_cast<int64_t>(prompts[i].size()));
     const int room = llm_.max_model_len - static_cast<int>(prompts[i].size());
-    EngineRequest request{prompts[i], request_.sampling, request_.priority, request_.cache_salt};
-    request.sampling.max_tokens = std::min(max_tokens.value_or(room), room);
-    if (record_) request.name = record_->request_id;
+    EngineRequest request{.prompt = prompts[i],
+                          .sampling = {.max_tokens = std::min(max_tokens.value_or(room), room)},
+                          .priority = request_.priority,
+                          .cache_salt = request_.cache_salt,
+                          .name = record_ ? record_->request_id : std::string(),
+                          .shared = *shared};
     auto id = llm_.engine->submit(
         std::move(request), [mailbox = mailbox_, prompt = static_cast<int>(i)](const OutputEvent& event) {
           EngineNews news{prompt,

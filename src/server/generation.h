@@ -56,8 +56,10 @@ class Generation {
   // Of each prompt, from its second token on; complete when take() gives a first update of one of its
   // choices.
   const std::vector<std::vector<OutputToken>>& prompt_logprobs() const { return prompt_logprobs_; }
+  std::vector<std::vector<OutputToken>> take_prompt_logprobs() { return std::move(prompt_logprobs_); }
 
   void cancel();  // the engine frees all of it within its step; take() gives nothing more
+  void fail();    // what comes after this end is counted as an error, not as a client's leaving
   void wake() { mailbox_->wake(); }
 
   bool scheduled() const { return scheduled_; }
@@ -85,7 +87,6 @@ class Generation {
   void add_text(Choice& choice, ChoiceUpdate& update, TextStream::Delta delta) const;
   void record_news(const EngineNews& news);
   void record_end(std::string_view finish);
-  void fail();
 
   Llm& llm_;
   const GenerationRequest& request_;

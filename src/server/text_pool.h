@@ -29,7 +29,14 @@ class TextPool {
       co_return make_error(ErrorCode::kQueueFull, "too many prompts are being read at once: try again");
     }
     const Leave leave{jobs_};
-    std::optional<Result<T>> result;
+    co_return co_await run_accepted<Result<T>>(std::move(job));
+  }
+
+  // The same for work that nothing may refuse: of an answer whose request was accepted, as which it is
+  // bounded.
+  template <class T>
+  boost::asio::awaitable<T> run_accepted(std::function<T()> job) {
+    std::optional<T> result;
     co_await boost::asio::co_spawn(
         pool_,
         [&job, &result]() -> boost::asio::awaitable<void> {

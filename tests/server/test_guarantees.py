@@ -18,8 +18,10 @@ a second signal ends at once                          test_lifecycle test_second
 exit codes 0, 2, 3, 4, 5, 6                           test_exit_code, test_lifecycle (0: each server that is stopped, 5, 6),
                                                       test_transport (2, 5)
 /health: loading, ready, queue full, draining         test_lifecycle, api_test QueueFullIs429AndOthersGoOn, Drain...
-/health: no heartbeat, device lost                    api_test StalledEngineIsUnhealthyUntilItMoves, LostDeviceIsUnhealthy,
-                                                      tests/emulation serve_lost_test
+/health: no heartbeat, device lost                    api_test StalledEngineIsUnhealthyAndFailsWhatItHolds,
+                                                      LostDeviceIsUnhealthy, tests/emulation serve_lost_test
+a stalled engine holds no request and no exit         the same, api_test WaitingForLongIsNoStall,
+                                                      test_stalled_engine_holds_neither_requests_nor_the_end
 a stream without news pings                           api_test StreamWithoutNewsPings
 one bad request fails alone                           test_bad_requests_leave_a_stream_alone, test_bad_input test_bad_request,
                                                       api_test FaultOfAStepFailsItsRequestAloneInFixedWords,
@@ -61,6 +63,7 @@ information leaks                                     test_errors_name_no_paths_
                                                       api_test FaultOfAStepFailsItsRequestAloneInFixedWords
 """
 import concurrent.futures
+import fcntl
 import hashlib
 import json
 import os
@@ -131,6 +134,38 @@ def test_timeout_of_a_stream_is_an_event(launch):
         assert httpx.post(server.url + COMPLETIONS, json=LONG | {"stream": False, "max_tokens": 5000},
                           timeout=60).status_code == 504
         assert server.stop() == 0
+
+
+def test_stalled_engine_holds_neither_requests_nor_the_end(launch, tmp_path):
+    """Its event log is a pipe that nobody reads: when it is full, the engine's thread hangs in its write."""
+    pipe = tmp_path / "events"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(reader, 1031, 4096)  # F_SETPIPE_SZ
+
+    def is_healthy():
+        try:
+            while os.read(reader, 65536):
+                pass
+        except BlockingIOError:
+            pass
+        return httpx.get(server.url + "/health").status_code == 200
+
+    try:
+        with launch("--event-log", pipe, "--stall-timeout", 1, "--max-model-len", 1024) as server:
+            for ends in (False, True):
+                with httpx.stream("POST", server.url + COMPLETIONS, json=LONG, timeout=60) as stream:
+                    lines = [line for line in stream.iter_lines() if line]
+                assert lines[-1] == "data: [DONE]"
+                assert json.loads(lines[-2].removeprefix("data: "))["error"]["code"] == "stalled"
+                refused = httpx.post(server.url + COMPLETIONS, json=LONG, timeout=60)
+                assert refused.status_code == 503 and refused.json()["error"]["code"] == "stalled"
+                assert httpx.get(server.url + "/health").status_code == 503
+                if not ends:
+                    wait_for(is_healthy)
+            assert server.stop(timeout=20) == 6
+    finally:
+        os.close(reader)
 
 
 @pytest.mark.parametrize("stream", [True, False])

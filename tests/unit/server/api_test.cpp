@@ -590,18 +590,30 @@ TEST_F(ApiTest, ResetsThatWaitForTheEngineDelayNobody) {
   EXPECT_GT(refused, 0);  // four may wait
 }
 
-// The runner hangs in its step: nothing moves the heartbeat.
-TEST_F(ApiTest, StalledEngineIsUnhealthyUntilItMoves) {
-  config_.server.stall_timeout = 0.3;
-  start();
-  std::this_thread::sleep_for(milliseconds(500));
+// The runner hangs in its step: nothing moves the heartbeat, and no deadline of the engine's passes.
+TEST_F(ApiTest, StalledEngineIsUnhealthyAndFailsWhatItHolds) {
+  config_.server.stall_timeout = 0.6;
+  start({.says = std::string(230, 'x'), .step_time = milliseconds(5), .max_num_seqs = 2});
+  std::this_thread::sleep_for(milliseconds(800));
   EXPECT_EQ(ask(get("/health")).status, 200);  // idle is healthy, however long
+  RawClient whole(port_), stream(port_), waiting(port_), waiting_stream(port_);
+  whole.send(chat());
+  stream.send(chat(R"("stream":true)"));
+  stream.read_until("\"content\":\"x");
+  expect_running(2);
   gate_.close();
-  RawClient running(port_);
-  running.send(chat());
   gate_.wait_for_step();
+  waiting.send(chat());
+  waiting_stream.send(chat(R"("stream":true)"));
   EXPECT_EQ(ask(get("/health")).status, 200);
-  std::this_thread::sleep_for(milliseconds(500));
+  for (RawClient* client : {&whole, &waiting, &waiting_stream}) {
+    const RawReply reply = client->read_reply();
+    EXPECT_EQ(reply.status, 503);
+    EXPECT_EQ(json::parse(reply.body).at("error").at("code"), "stalled");
+    EXPECT_TRUE(reply.fields.contains("retry-after"));
+  }
+  const std::string told = stream.read_until("[DONE]\n\n");
+  EXPECT_THAT(told, HasSubstr(R"("code":"stalled")"));
   for (const std::string& request : {get("/health"), get("/health/ready"), chat(), chat(R"("stream":true)"),
                                      post("/tokenize", R"({"prompt":"a"})")}) {
     const RawReply reply = ask(request);
@@ -610,11 +622,25 @@ TEST_F(ApiTest, StalledEngineIsUnhealthyUntilItMoves) {
     EXPECT_TRUE(reply.fields.contains("retry-after"));
   }
   EXPECT_EQ(ask(get("/version")).status, 200);
-  gate_.open();
-  EXPECT_EQ(running.read_reply().status, 200);
+  gate_.open();  // news for those that are gone
+  expect_free();
   EXPECT_EQ(ask(get("/health")).status, 200);
   EXPECT_EQ(ask(get("/health/ready")).status, 200);
-  EXPECT_EQ(ask(chat()).status, 200);
+  whole.send(chat());  // on the same connection
+  EXPECT_EQ(whole.read_reply().status, 200);
+}
+
+// An engine that is slow, but moves, is none that has stalled: a request may wait in the queue for long.
+TEST_F(ApiTest, WaitingForLongIsNoStall) {
+  config_.server.stall_timeout = 0.5;
+  ping_ = milliseconds(100);
+  start({.says = std::string(60, 'x'), .step_time = milliseconds(20), .max_num_seqs = 1});
+  RawClient first(port_), second(port_);
+  first.send(chat());
+  expect_running(1);
+  second.send(chat(R"("stream":true)"));
+  EXPECT_EQ(first.read_reply().status, 200);
+  EXPECT_EQ(events(second.read_reply().body).back(), "[DONE]");
 }
 
 TEST_F(ApiTest, LostDeviceIsUnhealthy) {
