@@ -32,7 +32,7 @@ struct GpuFacts {
 
 // Which fast paths may be used: built, served by the card, and found right by the self-check.
 struct FastPaths {
-  bool fa2 = false, xqa = false, cublaslt = false, skinny = true, pdl = false;
+  bool fa2 = false, xqa = false, cublaslt = false, skinny = true, codes = true, pdl = false;
 };
 
 struct GpuOptions {

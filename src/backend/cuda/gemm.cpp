@@ -2,13 +2,16 @@
 //
 //   up to 16 tokens   the skinny kernel, with its norm fused for up to 4
 //   more, dense       cuBLASLt; in deterministic mode or without the library the tile kernel
-//   more, quantized   up to 64 tokens, or in deterministic mode, the skinny kernel, 16 tokens a pass; else
+//   more, codes       up to 512 tokens the kernel of gemm_codes.cu, not in deterministic mode; else as
+//   quantized more, quantized   up to 64 tokens, or in deterministic mode, the skinny kernel, 16 tokens a
+//   pass; else
 //                     slices of the weight's rows are expanded to A and multiplied as dense ones
 //
 // A path that the self-check has switched off gives way to the tile kernel.
 #include <algorithm>
 
 #include "backend/cuda/cublaslt.h"
+#include "backend/cuda/gemm_codes.h"
 #include "backend/cuda/linear.h"
 #include "backend/cuda/parts.h"
 #include "backend/cuda/product.h"
@@ -205,6 +208,16 @@ void expanded_product(Context& context, const Product& p) {
   }
 }
 
+// A product of more tokens than the skinny kernel takes at once.
+void many_tokens(Context& context, const Product& p) {
+  Gpu& gpu = *context.gpu;
+  if (!is_quantized(p.w.layout)) return dense_product(context, p);
+  if (p.tokens <= kSkinnyTokens || gpu.options().deterministic || !gpu.fast.codes || !codes_fit(gpu, p))
+    return expanded_product(context, p);
+  const ScratchMark mark(*context.scratch);
+  codes_product(gpu, context.activation, p, context.scratch->allocate(codes_scratch(gpu)));
+}
+
 }  // namespace
 
 void linear(Context& context, const LinearCall& call) {
@@ -213,12 +226,14 @@ void linear(Context& context, const LinearCall& call) {
   const ScratchMark mark(*context.scratch);
   Product p = product_of(context, call);
   const bool quantized = is_quantized(p.w.layout);
-  const bool few = p.tokens <= kSkinnyTokens ||
-                   (quantized && (p.tokens <= kSkinnyQuantizedTokens || gpu.options().deterministic));
+  const bool codes = has_groups(p.w.layout) && gpu.fast.codes;
+  const bool few =
+      p.tokens <= kSkinnyTokens ||
+      (quantized && ((p.tokens <= kSkinnyQuantizedTokens && !codes) || gpu.options().deterministic));
   const bool by_skinny = few && gpu.fast.skinny;
   if (!by_skinny) {
     prepare_x(context, call, p);
-    quantized ? expanded_product(context, p) : dense_product(context, p);
+    many_tokens(context, p);
     if (call.finish != nullptr) finish_qkv(gpu, context.activation, *call.finish, p.tokens);
     return;
   }
@@ -235,13 +250,14 @@ void linear(Context& context, const LinearCall& call) {
                    tokens_of(p, first, std::min<int64_t>(kSkinnyTokens, p.tokens - first)));
 }
 
-size_t linear_scratch(const Context&, int64_t tokens, int64_t max_cols, int64_t max_rows) {
+size_t linear_scratch(const Context& context, int64_t tokens, int64_t max_cols, int64_t max_rows) {
   const int64_t cols = round_up(max_cols, kUnitCols), rows = round_up(max_rows, 2 * kTileRows);
   const int64_t x = tokens * cols * 2;
   const int64_t slice = slice_rows(cols, rows) * cols * 2;
   const int64_t sums =
       std::max(sums_tokens(rows, tokens) * rows * 2, std::min(tokens * rows * 2, kSumsBytes));
-  return static_cast<size_t>(x + slice + sums) + 4 * 256;  // what alignment may cost
+  const size_t most = std::max(static_cast<size_t>(slice + sums), codes_scratch(*context.gpu));
+  return static_cast<size_t>(x) + most + 4 * 256;  // what alignment may cost
 }
 
 }  // namespace deepinfer::cuda

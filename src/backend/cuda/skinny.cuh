@@ -30,19 +30,6 @@ template <bool kEarly>
 __device__ inline Bits128 weight_128(const void* p) {
   return kEarly ? load_128_early(p) : load_128_streaming(p);
 }
-template <bool kEarly>
-__device__ inline uint2 weight_64(const void* p) {
-  return kEarly ? load_64_early(p) : ldg(static_cast<const uint2*>(p));
-}
-template <bool kEarly>
-__device__ inline uint32_t weight_32(const void* p) {
-  return kEarly ? load_32_early(p) : ldg(static_cast<const uint32_t*>(p));
-}
-template <bool kEarly>
-__device__ inline uint32_t weight_16(const void* p) {
-  return kEarly ? load_16_early(p) : ldg(static_cast<const uint16_t*>(p));
-}
-
 // One unit of 64 columns of a 16-row tile, as this lane holds it.
 template <class A, Layout kLayout>
 struct Unit;
@@ -203,8 +190,7 @@ template <class A, Layout kLayout>
 struct CodeUnit {
   static constexpr bool kBytes = kLayout == Layout::kU8;
   Bits128 quants[kBytes ? 2 : 1];
-  uint32_t scales[2][2];  // [block]: F32 of rows g and g + 8, or both in the first word
-  uint32_t zeros[2];      // [block] of rows g and g + 8: bytes of U4, 16 bits of U8
+  GroupWords<kLayout> groups[2];
 
   template <bool kEarly>
   __device__ void load(const PackedView& w, int tile, int unit, int lane) {
@@ -215,25 +201,7 @@ struct CodeUnit {
     if constexpr (kBytes) quants[1] = weight_128<kEarly>(p + 512);
 #pragma unroll
     for (int block = 0; block < 2; ++block)
-      load_group<kEarly>(w, (int64_t{tile} * w.groups + group_of(w, 2 * unit + block)) * 8 + lane / 4, block);
-  }
-
-  template <bool kEarly>
-  __device__ void load_group(const PackedView& w, int64_t pair, int block) {
-    const unsigned char* s = static_cast<const unsigned char*>(w.scales);
-    if (w.scale == ScaleType::kF32) {
-      const uint2 both = weight_64<kEarly>(s + pair * 8);
-      scales[block][0] = both.x;
-      scales[block][1] = both.y;
-    } else {
-      scales[block][0] = weight_32<kEarly>(s + pair * 4);
-      scales[block][1] = 0;
-    }
-    const unsigned char* z = static_cast<const unsigned char*>(w.zeros);
-    if (z == nullptr)
-      zeros[block] = static_cast<uint32_t>(w.zero) * (kBytes ? 0x10001u : 0x101u);
-    else
-      zeros[block] = kBytes ? weight_32<kEarly>(z + pair * 4) : weight_16<kEarly>(z + pair * 2);
+      groups[block].template load<kEarly>(w, tile, group_of(w, 2 * unit + block), lane);
   }
 
   template <int kNT>
@@ -241,13 +209,8 @@ struct CodeUnit {
 #pragma unroll
     for (int block = 0; block < 2; ++block) {
       uint32_t a[4], b[4];
-      if constexpr (kBytes) {
-        codes_of_bytes<A>(quants[block], zeros[block], a, b);
-      } else {
-        nibbles_minus<A, 0>(quants[0].x[2 * block], zeros[block], a);
-        nibbles_minus<A, 1>(quants[0].x[2 * block + 1], zeros[block], b);
-      }
-      add_block<A, kNT>(sum, a, b, x, block, scale_pair(w.scale, scales[block]));
+      code_fragments<A, kLayout>(quants[kBytes ? block : 0], block, groups[block], a, b);
+      add_block<A, kNT>(sum, a, b, x, block, groups[block].scale(w.scale));
     }
   }
 };

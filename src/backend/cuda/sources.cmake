@@ -15,6 +15,7 @@ set(DI_CUDA_SOURCES
     fast/fast_attention.cpp
     fast/plan.cu
     gemm.cpp
+    gemm_codes.cu
     gemm_skinny.cu
     gemm_skinny_codes.cu
     gemm_skinny_quantized.cu
