@@ -37,10 +37,14 @@ struct Options {
   std::exit(2);
 }
 
-std::unique_ptr<ModelHarness> open(const std::string& path, const Options& o, int max_tokens) {
-  auto model = ModelHarness::open(path, {.threads = o.threads,
-                                         .max_tokens = max_tokens,
-                                         .kv_dtype = o.kv == "f32" ? DType::kF32 : DType::kF16});
+DType kv_dtype(const std::string& name) {
+  if (name == "f32") return DType::kF32;
+  if (name == "fp8") return DType::kF8E4M3;
+  return name == "int8" ? DType::kI8 : DType::kF16;
+}
+
+std::unique_ptr<ModelHarness> open(const std::string& path, const Options& o, int max_tokens, DType kv) {
+  auto model = ModelHarness::open(path, {.threads = o.threads, .max_tokens = max_tokens, .kv_dtype = kv});
   if (!model) fail(model.error().message);
   return std::move(*model);
 }
@@ -98,7 +102,9 @@ double log_sum_exp(const float* logits, int n) {
 
 class ReferenceModel final : public Reference {
  public:
-  explicit ReferenceModel(const Options& o) : model_(open(o.reference, o, o.chunk)) {
+  // What it is a reference for, a cache of 8 bits too: its own has 16, or 32 where those are asked for.
+  explicit ReferenceModel(const Options& o)
+      : model_(open(o.reference, o, o.chunk, o.kv == "f32" ? DType::kF32 : DType::kF16)) {
     std::ifstream in(o.text, std::ios::binary);
     const std::string text((std::istreambuf_iterator<char>(in)), {});
     auto checkpoint = deepinfer::open_checkpoint(o.reference);
@@ -155,7 +161,8 @@ int main(int argc, char** argv) {
   app.add_option("--text", o.text, "UTF-8 file, with a reference model")->check(CLI::ExistingFile);
   app.add_option("--threads", o.threads);
   app.add_option("--chunks", o.chunks, "chunks of 512 tokens of the text, at most");
-  app.add_option("--kv", o.kv, "type of the KV cache: f16 or f32");
+  app.add_option("--kv", o.kv, "type of the model's KV cache: f32, f16, int8, fp8")
+      ->check(CLI::IsMember({"f32", "f16", "int8", "fp8"}));
   CLI11_PARSE(app, argc, argv);
 
   std::unique_ptr<Reference> reference;
@@ -164,7 +171,7 @@ int main(int argc, char** argv) {
   else
     reference = std::make_unique<ReferenceModel>(o);
   const int n_ctx = reference->n_ctx, n_vocab = reference->n_vocab;
-  const auto model = open(o.model, o, n_ctx);
+  const auto model = open(o.model, o, n_ctx, kv_dtype(o.kv));
   if (model->vocab_size() != n_vocab) fail(o.model + ": its vocabulary is not the reference's");
   Sums sums;
   for (int c = 0; c < reference->n_chunk; ++c) {

@@ -239,9 +239,12 @@ Result<Checkpoint> open_model(Config& config, const BenchOptions& o) {
   return open_weights(path);
 }
 
-int kv_bytes(const Config& config) {
+// Of an element of the KV cache, its share of the scales included.
+double kv_bytes(const Config& config, const ModelConfig& model) {
   const std::string& name = config.gpu.kv_cache_dtype;
-  return name == "float32" ? 4 : name.starts_with("fp8") ? 1 : 2;
+  if (name == "float32") return 4;
+  if (name == "int8") return 1 + 2.0 / model.head_dim;
+  return name == "fp8" || (name == "auto" && model.kv_cache == "fp8") ? 1 : 2;
 }
 
 int longest(const BenchOptions& o) {
@@ -264,7 +267,7 @@ int bench_command(Config config, const BenchOptions& o) {
   for (const int n : o.batch) config.gpu.max_num_seqs = std::max(config.gpu.max_num_seqs, n);
   Result<Checkpoint> checkpoint = open_model(config, o);
   if (!checkpoint) return report(checkpoint.error());
-  BenchFloor floor = bench_floor(*checkpoint, kv_bytes(config));
+  BenchFloor floor = bench_floor(*checkpoint, kv_bytes(config, checkpoint->config));
   Result<std::unique_ptr<Llm>> llm = Llm::load(config, std::move(*checkpoint));
   if (!llm) return report(llm.error());
   const double loaded = since_process_start();

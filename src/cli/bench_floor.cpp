@@ -16,7 +16,7 @@ double BenchFloor::prefill(double tokens) const {
   return std::max(flop / (tflop_per_second * 1e12), weight_bytes / (copy_gb_per_second * 1e9));
 }
 
-BenchFloor bench_floor(const Checkpoint& checkpoint, int kv_bytes) {
+BenchFloor bench_floor(const Checkpoint& checkpoint, double kv_bytes) {
   const ModelConfig& c = checkpoint.config;
   BenchFloor f;
   for (const auto& [name, t] : checkpoint.weights.tensors) {

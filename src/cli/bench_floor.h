@@ -27,6 +27,6 @@ struct BenchFloor {
 };
 
 // `kv_bytes`: of one element of the KV cache.
-BenchFloor bench_floor(const Checkpoint& checkpoint, int kv_bytes);
+BenchFloor bench_floor(const Checkpoint& checkpoint, double kv_bytes);
 
 }  // namespace deepinfer

@@ -100,6 +100,18 @@ void set_template(Llm& llm, const std::string& source, const fs::path& path) {
 
 }  // namespace
 
+Result<std::string> wanted_kv_dtype(const Config& config, const ModelConfig& model) {
+  const std::string& setting = config.gpu.kv_cache_dtype;
+  if (setting != "auto" || model.kv_cache.empty()) return setting;
+  if (model.kv_cache == "fp8") return model.kv_cache;
+  return make_error(
+      ErrorCode::kConfig,
+      "gpu.kv_cache_dtype: auto, but the checkpoint's kv_cache_scheme is {}, expected 8-bit floats "
+      "with one scale a layer: choose a type by gpu.kv_cache_dtype, which then has no scales of "
+      "the checkpoint",
+      model.kv_cache);
+}
+
 Result<int> wanted_model_len(const Config& config, const ModelConfig& model) {
   const int64_t wanted = config.model.max_model_len;
   if (wanted > model.max_position)

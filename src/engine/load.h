@@ -28,4 +28,8 @@ Result<LoadedRunner> load_on_gpu(const Config& config, const Checkpoint& checkpo
 // The context length that is wanted: the setting, else what the model was made for. kConfig.
 Result<int> wanted_model_len(const Config& config, const ModelConfig& model);
 
+// gpu.kv_cache_dtype, where auto becomes fp8 when the checkpoint was made for such a cache. kConfig when it
+// was made for one that there is not.
+Result<std::string> wanted_kv_dtype(const Config& config, const ModelConfig& model);
+
 }  // namespace deepinfer

@@ -12,17 +12,19 @@ namespace {
 
 constexpr double kMiB = 1024.0 * 1024.0;
 
-// auto: F16 whatever the weights are (activations are F32, so the dtype of a checkpoint says nothing here);
+// auto, where the checkpoint says nothing of its cache: F16 whatever the weights are (activations are F32);
 // asking for a float32 model asks for a float32 cache too.
-Result<DType> kv_dtype(const Config& c) {
-  const std::string& name = c.gpu.kv_cache_dtype;
+Result<DType> kv_dtype(const Config& c, const ModelConfig& model) {
+  DI_ASSIGN(const std::string name, wanted_kv_dtype(c, model));
   if (name == "auto") return c.model.dtype == "float32" ? DType::kF32 : DType::kF16;
   if (name == "float32") return DType::kF32;
   if (name == "float16") return DType::kF16;
   if (name == "bfloat16") return DType::kBF16;
-  return make_error(ErrorCode::kConfig,
-                    "gpu.kv_cache_dtype: got {}, expected auto, float32, float16 or bfloat16 on the CPU",
-                    name);
+  if (name == "fp8") return DType::kF8E4M3;
+  if (name == "int8") return DType::kI8;
+  return make_error(
+      ErrorCode::kConfig,
+      "gpu.kv_cache_dtype: got {}, expected auto, float32, float16, bfloat16, fp8 or int8 on the CPU", name);
 }
 
 struct KvPlan {
@@ -60,7 +62,7 @@ Result<KvPlan> plan_kv(const Config& c, int wanted, int64_t block_bytes, int64_t
 }  // namespace
 
 Result<LoadedRunner> load_on_cpu(const Config& config, const Checkpoint& checkpoint) {
-  DI_ASSIGN(const DType kv, kv_dtype(config));
+  DI_ASSIGN(const DType kv, kv_dtype(config, checkpoint.config));
   if (config.gpu.block_size != 16)
     return make_error(ErrorCode::kConfig, "gpu.block_size: got {}, expected 16 on the CPU",
                       config.gpu.block_size);

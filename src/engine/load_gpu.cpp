@@ -33,16 +33,16 @@ Result<Types> types_of(const Config& c, const ModelConfig& model, const GpuTunin
   Types types;
   types.activation = half ? DType::kF16 : DType::kBF16;
   const char* own = half ? "float16" : "bfloat16";
-  const std::string& kv = c.gpu.kv_cache_dtype;
+  DI_ASSIGN(const std::string kv, wanted_kv_dtype(c, model));
   if (kv == "fp8" || (kv == "auto" && tuning.fp8_kv_cache))
     types.kv = DType::kF8E4M3;
   else if (kv == "auto" || kv == own)
     types.kv = types.activation;
   else
-    return make_error(
-        ErrorCode::kConfig,
-        "gpu.kv_cache_dtype: got {}, expected auto, fp8 or {} on a GPU with activations in {} (model.dtype)",
-        kv, own, own);
+    return make_error(ErrorCode::kConfig,
+                      "gpu.kv_cache_dtype: got {}, expected auto, fp8 or {} on a GPU with activations in {} "
+                      "(model.dtype){}",
+                      kv, own, own, kv == "int8" ? "; int8 is the CPU's, fp8 takes as much memory" : "");
   return types;
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "deepinfer/result.h"
+#include "model/kv_scales.h"
 #include "model/model_config.h"
 #include "model/weights.h"
 #include "ops/ops.h"
@@ -33,6 +34,9 @@ class Loader {
   // [head_dim / 2] F32: theta^(-2i / head_dim), scaled as the configuration or the file's own factors say.
   // Source of the llama3 form: transformers, modeling_rope_utils.py.
   Result<Vector> rope_inv_freq(const ModelConfig& config) const;
+  Result<KvScales> kv_scales(const std::string& attention) const {
+    return deepinfer::kv_scales(weights_, attention);
+  }
 
  private:
   Result<std::vector<float>> values(const std::string& name, int64_t n) const;

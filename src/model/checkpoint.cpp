@@ -7,6 +7,7 @@
 #include "model/gguf_model.h"
 #include "model/hf_config.h"
 #include "model/json_file.h"
+#include "model/kv_scales.h"
 #include "model/model.h"
 #include "model/safetensors.h"
 
@@ -103,6 +104,7 @@ Result<Checkpoint> read_folder(const fs::path& folder, bool with_tokenizer) {
     DI_ASSIGN(c.tokenizer, std::move(tokenizer));
   }
   DI_ASSIGN(c.weights, open_safetensors(folder));
+  if (c.config.kv_cache.empty() && has_kv_scales(c.weights)) c.config.kv_cache = "fp8";
   measure(c);
   return c;
 }

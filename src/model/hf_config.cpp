@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "model/json_file.h"
+#include "model/kv_scales.h"
 #include "model/shown.h"
 
 namespace deepinfer {
@@ -135,6 +136,7 @@ Result<ModelConfig> parse_hf_config(std::string_view text, const std::string& na
   ModelConfig config;
   DI_ASSIGN(config.arch, arch_of(o));
   DI_TRY(refuse_unsupported(o));
+  DI_ASSIGN(config.kv_cache, kv_cache_scheme(o));
   DI_ASSIGN(const int64_t vocab, o.required_integer("vocab_size", 1, kMaxInt));
   DI_ASSIGN(const int64_t hidden, o.required_integer("hidden_size", 1, 1 << 20));
   DI_ASSIGN(const int64_t layers, o.required_integer("num_hidden_layers", 1, 10000));

@@ -34,6 +34,8 @@ struct ModelConfig {
   bool mlp_bias = false;
   std::vector<int32_t> eos, bos;
   std::string dtype;  // of the weights: "bfloat16", "float16", "float32", "Q4_1", ...
+  // What the checkpoint says of its KV cache: "fp8", empty, or in words what there is no cache for.
+  std::string kv_cache;
 };
 
 // generation_config.json (or the same keys in GGUF metadata, where they exist).

@@ -5,10 +5,15 @@
 #include "base/check.h"
 
 namespace deepinfer {
+
+size_t kv_row_bytes(DType dtype, int head_dim) {
+  return static_cast<size_t>(row_bytes(dtype, head_dim)) + (dtype == DType::kI8 ? sizeof(uint16_t) : 0);
+}
+
 namespace {
 
 size_t part_bytes(const KvGroupSpec& g, int block_size, int head_dim) {
-  return static_cast<size_t>(g.kv_heads) * block_size * row_bytes(g.dtype, head_dim);
+  return static_cast<size_t>(g.kv_heads) * block_size * kv_row_bytes(g.dtype, head_dim);
 }
 
 size_t layer_bytes(const KvGroupSpec& g, int block_size) {

@@ -23,6 +23,10 @@ struct KvGroupSpec {
   DType dtype = DType::kF16;
 };
 
+// Bytes of one position of one head. I8 has a scale (BF16) for each; the scales of the other types belong to
+// layers (KvLayer).
+size_t kv_row_bytes(DType dtype, int head_dim);
+
 // What a layer's operations need.
 struct KvLayer {
   std::byte* base = nullptr;  // of the pool

@@ -160,8 +160,11 @@ TEST(CacheTypes, RoundAsTheReferenceDoes) {
   const int n = static_cast<int>(x.size());
   std::vector<uint16_t> v(n), k(size_t(n) * 16);
   for (const DType dtype : {DType::kF16, DType::kBF16}) {
-    cpu::kernels().store_v(x.data(), n, dtype, reinterpret_cast<std::byte*>(v.data()));
-    cpu::kernels().store_k(x.data(), n, dtype, reinterpret_cast<std::byte*>(k.data() + 3));
+    cpu::KvPlace to{.head = reinterpret_cast<std::byte*>(v.data()), .dim = n, .dtype = dtype};
+    cpu::kernels().store_v(x.data(), to);
+    to.head = reinterpret_cast<std::byte*>(k.data());
+    to.position = 3;
+    cpu::kernels().store_k(x.data(), to);
     for (int i = 0; i < n; ++i) {
       const uint16_t expected = dtype == DType::kF16 ? ref::to_f16(x[i]) : ref::to_bf16(x[i]);
       ASSERT_EQ(v[i], expected) << x[i];

@@ -137,7 +137,10 @@ INSTANTIATE_TEST_SUITE_P(Layers, Order,
                                          Case{"bf16", shape(DType::kBF16, DType::kF16)},
                                          Case{"f16", shape(DType::kF16, DType::kF16)},
                                          Case{"f32", shape(DType::kF32, DType::kF32)},
-                                         Case{"window", shape(DType::kQ4_1, DType::kF16, 50)}),
+                                         Case{"window", shape(DType::kQ4_1, DType::kF16, 50)},
+                                         Case{"cache_int8", shape(DType::kF32, DType::kI8)},
+                                         Case{"cache_fp8", shape(DType::kF32, DType::kF8E4M3)},
+                                         Case{"window_int8", shape(DType::kF32, DType::kI8, 50)}),
                          [](const auto& i) { return i.param.name; });
 
 // What ops::scratch_bytes promises is enough, for one token and for many.

@@ -35,6 +35,26 @@ uint16_t to_bf16(float x) {
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+double e4m3(uint8_t bits) {
+  const int exponent = bits >> 3 & 15, mantissa = bits & 7;
+  if ((bits & 0x7f) == 0x7f) return NAN;
+  const double a = exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
+  return bits & 0x80 ? -a : a;
+}
+
+// The nearest of all codes, found by looking at each.
+uint8_t to_e4m3(double x) {
+  const auto sign = static_cast<uint8_t>(std::signbit(x) ? 0x80 : 0);
+  if (std::isnan(x)) return sign | 0x7f;
+  const double a = std::min(std::fabs(x), 448.0);
+  uint8_t best = 0;
+  for (uint8_t code = 1; code < 0x7f; ++code) {
+    const double now = std::fabs(e4m3(code) - a), before = std::fabs(e4m3(best) - a);
+    if (now < before || (now == before && code % 2 == 0)) best = code;
+  }
+  return sign | best;
+}
+
 double round_to(DType dtype, double x) {
   if (dtype == DType::kF16) return f16(to_f16(x));
   if (dtype == DType::kBF16) {

@@ -14,6 +14,8 @@ namespace deepinfer::ref {
 double f16(uint16_t bits);
 uint16_t to_f16(double x);  // to the nearest, ties to even
 uint16_t to_bf16(float x);
+double e4m3(uint8_t bits);
+uint8_t to_e4m3(double x);               // to the nearest, ties to even; beyond 448 is 448
 double round_to(DType dtype, double x);  // F32, F16, BF16
 
 // A row as it stands in a file, [cols] of dtype.

@@ -5,7 +5,13 @@
 // weighted sum of V in ascending order of position over the keys that the query may see. Chunks make up
 // stretches of 128 positions; each is summed alone, then added to those before it. So a query's result does
 // not depend on the queries beside it, on how the prompt was cut, nor on which threads took its stretches.
+//
+// A cache of I8 has a scale for each position of K and V: it is applied to the score and to the weight. The
+// scales of a layer (F8_E4M3), and what a stored value lacks (kUnit), are applied to the query and to the
+// result.
 #pragma once
+
+#include <type_traits>
 
 #include "backend/cpu/gemm-inl.h"
 #include "backend/cpu/kernels.h"
@@ -22,6 +28,8 @@ struct Attend {
   float* q;         // [rows][dim_k], times the scale
   float* k;         // [dim_k][64]
   float* v;         // [64][width_v]
+  float* k_scale;   // [64], of I8
+  float* v_scale;   // [64], of I8
   float* score;     // [rows][64]
   // Of one stretch of keys:
   float* out;      // [rows][width_v]
@@ -66,7 +74,17 @@ static void load_chunk(const AttendArgs& a, int64_t chunk_start, KeyRange range,
   }
 }
 
-static void load_chunk(const AttendArgs& a, int64_t chunk_start, KeyRange range, float* k, float* v) {
+// The scales behind the heads of block i of a chunk, of I8.
+DI_INLINE void load_scales(const Attend& t, size_t block, int i) {
+  const AttendArgs& a = t.a;
+  const int64_t k_bytes = static_cast<int64_t>(a.dim_k) * kKvBlock, v_bytes = int64_t{a.dim_v} * kKvBlock;
+  store(t.k_scale + i * kKvBlock, bf16_to_f32(load_as<U16>(a.k + block + k_bytes)));
+  store(t.v_scale + i * kKvBlock, bf16_to_f32(load_as<U16>(a.v + block + v_bytes)));
+}
+
+static void load_chunk(const Attend& t, int64_t chunk_start, KeyRange range) {
+  const AttendArgs& a = t.a;
+  float *const k = t.k, *const v = t.v;
   switch (a.kv_dtype) {
     case DType::kF32:
       return load_chunk<ElementF32>(a, chunk_start, range, k, v);
@@ -74,6 +92,12 @@ static void load_chunk(const AttendArgs& a, int64_t chunk_start, KeyRange range,
       return load_chunk<ElementF16>(a, chunk_start, range, k, v);
     case DType::kBF16:
       return load_chunk<ElementBF16>(a, chunk_start, range, k, v);
+    case DType::kF8E4M3:
+      return load_chunk<ElementE4M3>(a, chunk_start, range, k, v);
+    case DType::kI8:
+      for (int i = range.first / kKvBlock; i * kKvBlock < range.last; ++i)
+        load_scales(t, a.block_stride * static_cast<size_t>(a.blocks[chunk_start / kKvBlock + i]), i);
+      return load_chunk<ElementI8>(a, chunk_start, range, k, v);
     default:
       return;  // the operation has checked it
   }
@@ -86,8 +110,9 @@ DI_INLINE F32 soft_capped(F32 s, float cap) {
 }
 
 // Scores of one query row become weights e^(score - maximum), zero outside of its keys; what was summed with
-// the older maximum is scaled down.
-template <bool kAllKeys>
+// the older maximum is scaled down. What is written for keys outside is read by nobody: with I8 their scales
+// may be anything.
+template <bool kAllKeys, bool kScaled>
 DI_INLINE void update_softmax(const Attend& t, int row, KeyRange range) {
   constexpr int kVectors = kKeyChunk / kLanes;
   const float soft_cap = t.a.soft_cap;
@@ -97,6 +122,7 @@ DI_INLINE void update_softmax(const Attend& t, int row, KeyRange range) {
   F32 top = splat(-__builtin_inff());
   DI_UNROLL for (int i = 0; i < kVectors; ++i) {
     s[i] = load(score + i * kLanes);
+    if (kScaled) s[i] *= load(t.k_scale + i * kLanes);
     if (soft_cap > 0) s[i] = soft_capped(s[i], soft_cap);
     const I32 key = lane + i * kLanes;
     if (!kAllKeys) s[i] = ((key >= range.first) & (key < range.last)) ? s[i] : splat(-__builtin_inff());
@@ -110,7 +136,7 @@ DI_INLINE void update_softmax(const Attend& t, int row, KeyRange range) {
     F32 weight = exp(s[i] - splat(now));
     if (!kAllKeys) weight = ((key >= range.first) & (key < range.last)) ? weight : F32{};
     sums += weight;
-    store(score + i * kLanes, weight);
+    store(score + i * kLanes, kScaled ? weight * load(t.v_scale + i * kLanes) : weight);
   }
   if (now == before) {
     t.total[row] += sum(sums);
@@ -124,17 +150,17 @@ DI_INLINE void update_softmax(const Attend& t, int row, KeyRange range) {
 }
 
 static void update_softmax(const Attend& t, int row, KeyRange range) {
-  if (range.first == 0 && range.last == kKeyChunk)
-    update_softmax<true>(t, row, range);
-  else
-    update_softmax<false>(t, row, range);
+  const bool all = range.first == 0 && range.last == kKeyChunk;
+  if (t.a.kv_dtype == DType::kI8)
+    return all ? update_softmax<true, true>(t, row, range) : update_softmax<false, true>(t, row, range);
+  return all ? update_softmax<true, false>(t, row, range) : update_softmax<false, false>(t, row, range);
 }
 
 static void attend_chunk(const Attend& t, int64_t chunk_start) {
   const AttendArgs& a = t.a;
   const KeyRange first = visible(a, chunk_start, a.first_position);
   const KeyRange last = visible(a, chunk_start, a.first_position + a.tokens - 1);
-  load_chunk(a, chunk_start, {first.first, last.last}, t.k, t.v);
+  load_chunk(t, chunk_start, {first.first, last.last});
   const int rows = a.tokens * a.heads;
   std::memset(t.score, 0, sizeof(float) * rows * kKeyChunk);
   accumulate(rows, kKeyChunk, a.dim_k, t.q, a.dim_k, t.k, kKeyChunk, t.score, kKeyChunk);
@@ -176,6 +202,7 @@ static void attend_chunk_one(const Attend& t, int64_t chunk_start) {
     const size_t block = a.block_stride * static_cast<size_t>(a.blocks[chunk_start / kKvBlock + b]);
     k[b] = reinterpret_cast<const Type*>(a.k + block);
     v[b] = reinterpret_cast<const Type*>(a.v + block);
+    if constexpr (std::is_same_v<Element, ElementI8>) load_scales(t, block, b);
     for (size_t i = 0; i < kKvBlock * a.dim_v * sizeof(Type); i += 64)  // read after the scores
       _mm_prefetch(reinterpret_cast<const char*>(v[b]) + i, _MM_HINT_T1);
   }
@@ -232,22 +259,33 @@ static ChunkFunction chunk_function(const AttendArgs& a) {
       return chunk_function<ElementF16>(a.heads);
     case DType::kBF16:
       return chunk_function<ElementBF16>(a.heads);
+    case DType::kF8E4M3:
+      return chunk_function<ElementE4M3>(a.heads);
+    case DType::kI8:
+      return chunk_function<ElementI8>(a.heads);
     default:
       return attend_chunk;
   }
+}
+
+DI_INLINE float unit_of(DType kv) {
+  return kv == DType::kF8E4M3 ? ElementE4M3::kUnit : 1.0f;
 }
 
 static Attend begin(const AttendArgs& a) {
   const int64_t width_v = padded_dim(a.dim_v);
   float* const k = a.scratch + kMaxQueryRows * a.dim_k;
   float* const v = k + a.dim_k * kKeyChunk;
-  float* const score = v + kKeyChunk * width_v;
+  float* const scales = v + kKeyChunk * width_v;
+  float* const score = scales + 2 * kKeyChunk;
   float* const out = score + kMaxQueryRows * kKeyChunk;
   float* const largest = out + kMaxQueryRows * width_v;
-  const Attend t{a, width_v, a.scratch, k, v, score, out, largest, largest + kMaxQueryRows};
+  const Attend t{
+      a, width_v, a.scratch, k, v, scales, scales + kKeyChunk, score, out, largest, largest + kMaxQueryRows};
+  const float scale = a.scale * (a.k_scale * unit_of(a.kv_dtype));
   for (int i = 0; i < a.tokens; ++i) {
     const int n = a.heads * a.dim_k;  // heads stand side by side
-    for (int d = 0; d < n; ++d) t.q[i * n + d] = a.q[i * a.q_stride + d] * a.scale;
+    for (int d = 0; d < n; ++d) t.q[i * n + d] = a.q[i * a.q_stride + d] * scale;
   }
   return t;
 }
@@ -282,9 +320,9 @@ DI_INLINE void join(int64_t width_v, const float* part, float part_largest, floa
   largest = now;
 }
 
-// sums / total, into the caller's rows.
+// sums / total, as values, into the caller's rows.
 DI_INLINE void finish_row(const AttendArgs& a, int row, const float* sums, float total) {
-  const F32 inverse = splat(1.0f / total);
+  const F32 inverse = splat(a.v_scale * unit_of(a.kv_dtype) / total);
   float* out = a.out + row / a.heads * a.out_stride + static_cast<int64_t>(row % a.heads) * a.dim_v;
   int d = 0;
   for (; d + kLanes <= a.dim_v; d += kLanes) store(out + d, load(sums + d) * inverse);

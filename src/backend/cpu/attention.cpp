@@ -74,6 +74,8 @@ AttendArgs attend_args(const AttentionParams& p, const Piece& piece, const Cut& 
           .v = p.kv.v(0) + kv_head * v_head_bytes(p.kv),
           .block_stride = p.kv.block_stride,
           .kv_dtype = s.dtype,
+          .k_scale = k_scale(p.kv),
+          .v_scale = v_scale(p.kv),
           .dim_k = s.head_dim_k,
           .dim_v = s.head_dim_v,
           .window = window_of(s),

@@ -60,6 +60,15 @@ inline constexpr int kKeyStretch = 128;   // positions that are summed alone, al
 inline constexpr int kKvBlock = 16;       // positions of a KV block
 inline constexpr int kMaxQueryRows = 48;  // tokens * heads of one call
 
+// Where one position of a KV head is stored.
+struct KvPlace {
+  std::byte* head = nullptr;  // of the head in its block
+  int position = 0;           // in the block
+  int dim = 0;
+  DType dtype = DType::kF16;
+  float scale = 1;  // kF8E4M3: what a stored value is multiplied with; else 1
+};
+
 struct AttendArgs {
   const float* q = nullptr;  // of the first token and head: [tokens] rows of q_stride, heads side by side
   int64_t q_stride = 0;
@@ -67,10 +76,11 @@ struct AttendArgs {
   int heads = 0;
   int64_t first_position = 0;       // of the first token
   const int32_t* blocks = nullptr;  // block ids of the sequence by position / 16
-  const std::byte* k = nullptr;     // of block 0 at this KV head: [dim_k][16] a block
-  const std::byte* v = nullptr;     // of block 0 at this KV head: [16][dim_v] a block
+  const std::byte* k = nullptr;     // of block 0 at this KV head: [dim_k][16] a block (kI8: then the scales)
+  const std::byte* v = nullptr;     // of block 0 at this KV head: [16][dim_v] a block (kI8: then the scales)
   size_t block_stride = 0;
   DType kv_dtype = DType::kF16;
+  float k_scale = 1, v_scale = 1;  // kF8E4M3: what a stored value is multiplied with; else 1
   int dim_k = 0, dim_v = 0;
   int window = 0;  // 0: all
   float scale = 0;
@@ -83,9 +93,10 @@ struct AttendArgs {
 static constexpr int64_t padded_dim(int dim) {
   return (static_cast<int64_t>(dim) + 15) / 16 * 16;
 }
-// Queries, chunks of K and V as F32, scores, two sets of sums and a few numbers for every query row.
+// Queries, chunks of K and V as F32, their scales, scores, two sets of sums and a few numbers for every query
+// row.
 static constexpr int64_t attend_scratch(int dim_k, int dim_v) {
-  return kKeyChunk * (dim_k + padded_dim(dim_v)) +
+  return kKeyChunk * (dim_k + padded_dim(dim_v) + 2) +
          kMaxQueryRows * (dim_k + kKeyChunk + 2 * padded_dim(dim_v) + 2);
 }
 
@@ -134,9 +145,9 @@ struct Kernels {
   void (*matmul)(const MatmulArgs& args, const Columns& x, int64_t first, int64_t last);
   // one head; table: cos [dim / 2], sin [dim / 2]
   void (*rotate)(float* x, const float* table, int dim, bool interleaved);
-  // one position of one KV head; k points to [dim][16] + the position, v to [dim]
-  void (*store_k)(const float* x, int dim, DType dtype, std::byte* k);
-  void (*store_v)(const float* x, int dim, DType dtype, std::byte* v);
+  // one position of one KV head, [dim]
+  void (*store_k)(const float* x, const KvPlace& to);
+  void (*store_v)(const float* x, const KvPlace& to);
   void (*attend)(const AttendArgs& args);
   // attend for one token in pieces: every stretch into a part of its own, then all parts in order into out
   void (*attend_part)(const AttendArgs& args, int64_t stretch, float* part);

@@ -1,7 +1,9 @@
 // The cache's bytes on the CPU. K of a block: [kv_head][dim_k][16 positions], so that lanes are keys and a
-// score needs no sum across lanes; V: [kv_head][16 positions][dim_v].
+// score needs no sum across lanes; V: [kv_head][16 positions][dim_v]. I8: behind each head its scales in
+// BF16, [16 positions].
 #include "backend/cpu/kv.h"
 
+#include <cmath>
 #include <cstring>
 
 #include "backend/cpu.h"
@@ -13,18 +15,29 @@ namespace deepinfer::cpu {
 void check_kv(const KvLayer& kv) {
   const DType d = kv.spec.dtype;
   DI_CHECK(kv.block_size == kKvBlock, "KV block size: got {}, the CPU's is {}", kv.block_size, kKvBlock);
-  DI_CHECK(d == DType::kF16 || d == DType::kF32 || d == DType::kBF16,
-           "KV dtype: got {}, the CPU has F16, BF16 and F32", info(d).name);
+  DI_CHECK(
+      d == DType::kF16 || d == DType::kF32 || d == DType::kBF16 || d == DType::kI8 || d == DType::kF8E4M3,
+      "KV dtype: got {}, the CPU has F16, BF16, F32, I8 and F8_E4M3", info(d).name);
+  DI_CHECK(kv.k_scale > 0 && kv.v_scale > 0 && std::isfinite(kv.k_scale) && std::isfinite(kv.v_scale),
+           "KV scales: got {} and {}", kv.k_scale, kv.v_scale);
   DI_CHECK(kv.spec.kv_heads > 0 && kv.spec.head_dim_k > 0 && kv.spec.head_dim_v > 0,
            "KV shape: {} heads of {} and {}", kv.spec.kv_heads, kv.spec.head_dim_k, kv.spec.head_dim_v);
 }
 
 size_t k_head_bytes(const KvLayer& kv) {
-  return static_cast<size_t>(kKvBlock) * kv.spec.head_dim_k * info(kv.spec.dtype).block_bytes;
+  return kKvBlock * kv_row_bytes(kv.spec.dtype, kv.spec.head_dim_k);
 }
 
 size_t v_head_bytes(const KvLayer& kv) {
-  return static_cast<size_t>(kKvBlock) * kv.spec.head_dim_v * info(kv.spec.dtype).block_bytes;
+  return kKvBlock * kv_row_bytes(kv.spec.dtype, kv.spec.head_dim_v);
+}
+
+float k_scale(const KvLayer& kv) {
+  return kv.spec.dtype == DType::kF8E4M3 ? kv.k_scale : 1.0f;
+}
+
+float v_scale(const KvLayer& kv) {
+  return kv.spec.dtype == DType::kF8E4M3 ? kv.v_scale : 1.0f;
 }
 
 void copy_blocks(Context&, const KvCache& cache, std::span<const BlockCopy> copies) {

@@ -14,4 +14,8 @@ void check_kv(const KvLayer& kv);
 size_t k_head_bytes(const KvLayer& kv);
 size_t v_head_bytes(const KvLayer& kv);
 
+// The layer's scale where its dtype has one, else 1.
+float k_scale(const KvLayer& kv);
+float v_scale(const KvLayer& kv);
+
 }  // namespace deepinfer::cpu

@@ -51,18 +51,23 @@ struct TokenFinish {
     }
     x += static_cast<int64_t>(p.heads) * dim;
     const CacheSlot slot = slots[token];
-    const size_t element = info(s.dtype).block_bytes;
     const int kv_head = (head - p.heads) % s.kv_heads;
     if (head < p.heads + s.kv_heads) {
       float* const from = x + static_cast<int64_t>(kv_head) * dim;
       turn(from, p.k_norm, dim, token);
-      k.store_k(from, dim, s.dtype,
-                p.kv.k(slot.block) + kv_head * k_head_bytes(p.kv) + slot.position * element);
+      k.store_k(from, {.head = p.kv.k(slot.block) + kv_head * k_head_bytes(p.kv),
+                       .position = slot.position,
+                       .dim = dim,
+                       .dtype = s.dtype,
+                       .scale = k_scale(p.kv)});
       return;
     }
     x += static_cast<int64_t>(s.kv_heads) * dim + static_cast<int64_t>(kv_head) * s.head_dim_v;
-    k.store_v(x, s.head_dim_v, s.dtype,
-              p.kv.v(slot.block) + kv_head * v_head_bytes(p.kv) + slot.position * s.head_dim_v * element);
+    k.store_v(x, {.head = p.kv.v(slot.block) + kv_head * v_head_bytes(p.kv),
+                  .position = slot.position,
+                  .dim = s.head_dim_v,
+                  .dtype = s.dtype,
+                  .scale = v_scale(p.kv)});
   }
 };
 

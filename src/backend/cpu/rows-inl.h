@@ -1,6 +1,8 @@
 // What is done to one row of activations: norm, quantization, activation functions, RoPE, KV conversion.
 #pragma once
 
+#include <type_traits>
+
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/layout.h"
 #include "backend/cpu/simd-inl.h"
@@ -72,50 +74,79 @@ static void rotate(float* x, const float* table, int dim, bool interleaved) {
   }
 }
 
+// At most 16 of the n that are left.
+DI_INLINE F32 load_some(const float* x, int n) {
+  return n >= kLanes ? load(x) : load_n(x, n);
+}
+
+// Elements of one position: those of K stand kKvBlock apart, those of V side by side.
+template <class Type>
+DI_INLINE void put(const Type (&from)[kLanes], int count, int stride, Type* to) {
+  if (count == kLanes && stride == 1) return std::memcpy(to, from, sizeof from), void();
+  for (int j = 0; j < count; ++j) to[j * stride] = from[j];
+}
+
+// F8_E4M3: x / scale, divided as the CUDA backend does.
 template <class Element>
-static void store_k_of(const float* x, int dim, typename Element::Type* k) {
-  for (int i = 0; i < dim; i += kLanes) {
-    const int n = dim - i < kLanes ? dim - i : kLanes;
+static void store_floats(const float* x, const KvPlace& to, int stride, typename Element::Type* at) {
+  for (int i = 0; i < to.dim; i += kLanes) {
+    const int n = to.dim - i < kLanes ? to.dim - i : kLanes;
     typename Element::Type converted[kLanes];
-    Element::store16(converted, load_n(x + i, n));
-    for (int j = 0; j < n; ++j) k[(i + j) * kKvBlock] = converted[j];
+    F32 v = load_some(x + i, n);
+    if constexpr (std::is_same_v<Element, ElementE4M3>) v /= splat(to.scale);
+    Element::store16(converted, v);
+    put(converted, n, stride, at + i * stride);
   }
 }
 
-template <class Element>
-static void store_v_of(const float* x, int dim, typename Element::Type* v) {
-  int i = 0;
-  for (; i + kLanes <= dim; i += kLanes) Element::store16(v + i, load(x + i));
-  if (i == dim) return;
-  typename Element::Type converted[kLanes];
-  Element::store16(converted, load_n(x + i, dim - i));
-  std::memcpy(v + i, converted, (dim - i) * sizeof(converted[0]));
+// scale = max |x| / 127, rounded to BF16, q = x / scale to the nearest: BF16 rounds by less than 1 / 256, so
+// |q| stays below 127.5. A position of zeros has scale 0; one with an infinity or NaN has scale NaN.
+static void store_int8(const float* x, const KvPlace& to, int stride, int8_t* at) {
+  F32 largest{}, not_finite{};
+  for (int i = 0; i < to.dim; i += kLanes) {
+    const F32 v = load_some(x + i, to.dim - i);
+    largest = max(largest, abs(v));
+    not_finite += v * 0.0f;
+  }
+  const U16 bits = f32_to_bf16(splat(max(largest) / 127.0f + sum(not_finite)));
+  const uint16_t stored = bits[0];
+  std::memcpy(to.head + static_cast<int64_t>(to.dim) * kKvBlock + to.position * sizeof stored, &stored,
+              sizeof stored);
+  const float scale = bf16_to_f32(bits)[0];
+  const float inverse = scale >= 0x1p-126f ? 1.0f / scale : 0.0f;  // below it 1 / scale may be infinite
+  for (int i = 0; i < to.dim; i += kLanes) {
+    const int n = to.dim - i < kLanes ? to.dim - i : kLanes;
+    const F32 q = __builtin_elementwise_roundeven(load_some(x + i, n) * splat(inverse));
+    int8_t converted[kLanes];
+    store_as(converted, __builtin_convertvector(__builtin_convertvector(q, I32), I8));
+    put(converted, n, stride, at + i * stride);
+  }
 }
 
-static void store_k(const float* x, int dim, DType dtype, std::byte* k) {
-  switch (dtype) {
+// `first`: elements from the head's start to the position's first one.
+static void store_position(const float* x, const KvPlace& to, int64_t first, int stride) {
+  switch (to.dtype) {
     case DType::kF32:
-      return store_k_of<ElementF32>(x, dim, reinterpret_cast<float*>(k));
+      return store_floats<ElementF32>(x, to, stride, reinterpret_cast<float*>(to.head) + first);
     case DType::kF16:
-      return store_k_of<ElementF16>(x, dim, reinterpret_cast<uint16_t*>(k));
+      return store_floats<ElementF16>(x, to, stride, reinterpret_cast<uint16_t*>(to.head) + first);
     case DType::kBF16:
-      return store_k_of<ElementBF16>(x, dim, reinterpret_cast<uint16_t*>(k));
+      return store_floats<ElementBF16>(x, to, stride, reinterpret_cast<uint16_t*>(to.head) + first);
+    case DType::kF8E4M3:
+      return store_floats<ElementE4M3>(x, to, stride, reinterpret_cast<uint8_t*>(to.head) + first);
+    case DType::kI8:
+      return store_int8(x, to, stride, reinterpret_cast<int8_t*>(to.head) + first);
     default:
       return;  // the operation has checked it
   }
 }
 
-static void store_v(const float* x, int dim, DType dtype, std::byte* v) {
-  switch (dtype) {
-    case DType::kF32:
-      return store_v_of<ElementF32>(x, dim, reinterpret_cast<float*>(v));
-    case DType::kF16:
-      return store_v_of<ElementF16>(x, dim, reinterpret_cast<uint16_t*>(v));
-    case DType::kBF16:
-      return store_v_of<ElementBF16>(x, dim, reinterpret_cast<uint16_t*>(v));
-    default:
-      return;  // the operation has checked it
-  }
+static void store_k(const float* x, const KvPlace& to) {
+  store_position(x, to, to.position, kKvBlock);
+}
+
+static void store_v(const float* x, const KvPlace& to) {
+  store_position(x, to, static_cast<int64_t>(to.position) * to.dim, 1);
 }
 
 }  // namespace

@@ -157,21 +157,69 @@ DI_INLINE U16 f32_to_bf16(F32 x) {
   return __builtin_convertvector((kept >> 16) & 0xffff, U16);
 }
 
-// How 16 elements of a float type become F32 and back.
+// e4m3 (1 sign, 4 exponent, 3 mantissa bits, bias 7) times 2^-8, exactly: its bits are those of a half with
+// a smaller exponent. NaN (0x7f) reads as 480 x 2^-8.
+constexpr float kE4M3Unit = 0x1p8f;
+DI_INLINE F32 e4m3_to_f32(const uint8_t* p) {
+#if defined(__AVX2__) && defined(__F16C__)
+  const __m256i words = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  // The shift leaves two copies of the sign, one where the half's largest exponent bit stands.
+  const __m256i half = _mm256_and_si256(_mm256_slli_epi16(words, 7), _mm256_set1_epi16(0xbfff - 0x10000));
+  return f16_to_f32(reinterpret_cast<U16>(half));
+#else
+  const I32 byte = __builtin_convertvector(load_as<I8>(p), I32);
+  const I32 magnitude = byte & 0x7f;
+  const I32 subnormal = reinterpret_cast<I32>(__builtin_convertvector(magnitude, F32) * 0x1p-17f);
+  const I32 normal = (magnitude << 20) + (112 << 23);
+  return reinterpret_cast<F32>((magnitude < 8 ? subnormal : normal) | (byte & (1 << 31)));
+#endif
+}
+
+// To the nearest, ties to even; what is beyond the largest (448) becomes it, NaN stays.
+DI_INLINE I8 f32_to_e4m3(F32 x) {
+  const I32 bits = reinterpret_cast<I32>(x);
+  const I32 magnitude = bits & 0x7fffffff;
+  F32 a = reinterpret_cast<F32>(magnitude);
+  a = a > splat(448.0f) ? splat(448.0f) : a;
+  // Below 2^-6 (subnormal): the addition rounds to multiples of 2^-9, the last bit of 2^14.
+  const I32 subnormal = reinterpret_cast<I32>(a + 0x1p14f) - (141 << 23);
+  const I32 clamped = reinterpret_cast<I32>(a);
+  const I32 normal = (clamped - (120 << 23) + 0x7ffff + ((clamped >> 20) & 1)) >> 20;
+  I32 e = clamped < (121 << 23) ? subnormal : normal;
+  e = magnitude > 0x7f800000 ? I32{} + 0x7f : e;
+  return __builtin_convertvector(e | ((bits >> 24) & 0x80), I8);
+}
+
+// How 16 elements of a type become F32 and back. A value is what load16 gives times kUnit.
 struct ElementF32 {
   using Type = float;
+  static constexpr float kUnit = 1;
   DI_INLINE F32 load16(const Type* p) { return load(p); }
   DI_INLINE void store16(Type* p, F32 v) { store(p, v); }
 };
 struct ElementF16 {
   using Type = uint16_t;
+  static constexpr float kUnit = 1;
   DI_INLINE F32 load16(const Type* p) { return f16_to_f32(load_as<U16>(p)); }
   DI_INLINE void store16(Type* p, F32 v) { store_as(p, f32_to_f16(v)); }
 };
 struct ElementBF16 {
   using Type = uint16_t;
+  static constexpr float kUnit = 1;
   DI_INLINE F32 load16(const Type* p) { return bf16_to_f32(load_as<U16>(p)); }
   DI_INLINE void store16(Type* p, F32 v) { store_as(p, f32_to_bf16(v)); }
+};
+struct ElementE4M3 {
+  using Type = uint8_t;
+  static constexpr float kUnit = kE4M3Unit;
+  DI_INLINE F32 load16(const Type* p) { return e4m3_to_f32(p); }
+  DI_INLINE void store16(Type* p, F32 v) { store_as(p, f32_to_e4m3(v)); }
+};
+// Multiples of a scale that stands elsewhere.
+struct ElementI8 {
+  using Type = int8_t;
+  static constexpr float kUnit = 1;
+  DI_INLINE F32 load16(const Type* p) { return __builtin_convertvector(load_as<I8>(p), F32); }
 };
 
 }  // namespace

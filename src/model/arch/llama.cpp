@@ -14,6 +14,7 @@ struct Layer {
   Vector attention_norm, mlp_norm;
   LinearWeight qkv, o, gate_up, down;
   Vector qkv_bias, o_bias, gate_up_bias, down_bias;
+  KvScales kv_scales;
 };
 
 class Llama final : public Model {
@@ -69,7 +70,7 @@ void Llama::forward(Context& context, const StepBatch& batch, const KvCache& kv,
   ops::rope(context, {.batch = &batch, .inv_freq = inv_freq_.tensor(), .out = rope});
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& l = layers_[i];
-    const KvLayer cache = kv.layer(0, static_cast<int>(i));
+    const KvLayer cache = l.kv_scales.of(kv.layer(0, static_cast<int>(i)));
     ops::qkv(context, {.batch = &batch,
                        .hidden = hidden,
                        .norm = {l.attention_norm.tensor(), c_.norm_eps},
@@ -113,6 +114,7 @@ Result<void> Llama::load_layer(const Loader& load, int index, Layer& l) {
             load.linear({{a + "q_proj.weight", Q}, {a + "k_proj.weight", KV}, {a + "v_proj.weight", KV}}, H));
   DI_ASSIGN(l.qkv_bias,
             load.biases(ab, {{a + "q_proj.bias", Q}, {a + "k_proj.bias", KV}, {a + "v_proj.bias", KV}}));
+  DI_ASSIGN(l.kv_scales, load.kv_scales(a));
   DI_ASSIGN(l.o, load.linear({{a + "o_proj.weight", H}}, Q));
   DI_ASSIGN(l.o_bias, load.biases(ab, {{a + "o_proj.bias", H}}));
   DI_ASSIGN(l.gate_up,

@@ -71,8 +71,10 @@ std::unique_ptr<Engine> make(const CpuEngineOptions& o) {
 }
 
 // One after another, in one piece, on one thread: what all others must equal.
-std::vector<Answer> reference() {
-  const auto engine = make(options());
+std::vector<Answer> reference(DType kv_dtype = DType::kF16) {
+  CpuEngineOptions o = options();
+  o.runner.kv_dtype = kv_dtype;
+  const auto engine = make(o);
   std::vector<Answer> answers;
   for (const EngineRequest& r : requests()) answers.push_back(run_all(*engine, {r})[0]);
   for (const Answer& a : answers) EXPECT_EQ(a.tokens.empty(), false) << a.error;
@@ -118,6 +120,30 @@ TEST(EqualBits, Preempted) {
   const auto engine = make(o);
   expect_equal(reference(), run_all(*engine, requests()));
   EXPECT_GT(engine->stats().preemptions, 0u);
+}
+
+// All of this at once, with a cache of 8 bits.
+TEST(EqualBits, CachesOfEightBits) {
+  std::vector<std::vector<Answer>> wanted;
+  for (const DType dtype : {DType::kI8, DType::kF8E4M3}) {
+    wanted.push_back(reference(dtype));
+    for (const int budget : {512, 37}) {
+      CpuEngineOptions o = options(budget == 37 ? 2 : 1);
+      o.runner.kv_dtype = dtype;
+      o.engine.max_num_batched_tokens = o.runner.max_num_batched_tokens = budget;
+      o.engine.enable_prefix_caching = true;
+      if (budget == 37) o.runner.num_blocks = 20;
+      const auto engine = make(o);
+      expect_equal(wanted.back(), run_all(*engine, requests()));
+      const std::vector<Answer> second = run_all(*engine, requests());
+      expect_equal(wanted.back(), second);
+      int cached = 0;
+      for (const Answer& a : second) cached += a.cached_tokens;
+      EXPECT_GT(cached, 0);
+      if (budget == 37) EXPECT_GT(engine->stats().preemptions, 0u);
+    }
+  }
+  EXPECT_NE(wanted[0][0].tokens[0].logprob, wanted[1][0].tokens[0].logprob) << "the type must matter";
 }
 
 // What a request generates, sent again as a prompt, is as likely as it was, in chunks or not, alone or not,
