@@ -5,6 +5,10 @@ if(TARGET deepinfer)
 endif()
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/configs DESTINATION share/deepinfer OPTIONAL)
 install(PROGRAMS ${PROJECT_SOURCE_DIR}/tools/fetch_default_model.sh DESTINATION share/deepinfer)
+install(FILES ${PROJECT_SOURCE_DIR}/data/calibration.txt DESTINATION share/deepinfer)
+# The same place relative to the program in the build folder, build/x/src/cli/deepinfer.
+configure_file(${PROJECT_SOURCE_DIR}/data/calibration.txt ${PROJECT_BINARY_DIR}/src/share/deepinfer/calibration.txt
+               COPYONLY)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/deepinfer DESTINATION include)
 # Where this build's toolkit has cuBLAS and NCCL, for base/shared_library.h; the portable folder leaves it out.
 if(DI_CUDA)

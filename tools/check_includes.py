@@ -29,12 +29,13 @@ ALLOWED = {
     "quant": ["ops", "tensor", "base"],
     "text": ["base"],
     "model": ["quant", "ops", "tensor", "base", "comm", "text"],
+    "quantize": ["model", "quant", "ops", "tensor", "base", "text"],
     "engine": ["model", "quant", "ops", "tensor", "base", "config", "comm", "text", "device",
                "backend/cpu_kernels.h", "backend/cuda_gpu.h", "backend/cuda_error.h", "backend/cuda_step.h",
                "backend/cuda_rates.h", "backend/cuda/device_batch.h", "backend/cuda/sample.h",
                "backend/cuda/staging.h"],
     "server": ["engine", "model", "text", "config", "base", "device"],
-    "cli": ["server", "engine", "model", "quant", "ops", "tensor", "text", "config", "base", "device", "hub"],
+    "cli": ["server", "engine", "quantize", "model", "quant", "ops", "tensor", "text", "config", "base", "device", "hub"],
 }
 # Public headers that describe a layer belong to those who may see it; result.h and version.h to everybody.
 PUBLIC = {

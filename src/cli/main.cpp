@@ -17,6 +17,7 @@
 #include "cli/gpu_info_command.h"
 #include "cli/hub_commands.h"
 #include "cli/load_settings.h"
+#include "cli/quantize_command.h"
 #include "cli/resolve_model.h"
 #include "cli/run_command.h"
 #include "cli/serve_banner.h"
@@ -53,10 +54,10 @@ int parse_error(const CLI::App& app, const CLI::ParseError& error) {
   const CLI::App& command = given.empty() ? app : *given.front();
   if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
   if (given.empty() && !app.remaining().empty() && !app.remaining().front().starts_with('-')) {
-    std::fprintf(
-        stderr,
-        "deepinfer: unknown command '%s', expected serve, run, bench, pull, list, rm, config or gpu-info\n",
-        app.remaining().front().c_str());
+    std::fprintf(stderr,
+                 "deepinfer: unknown command '%s', expected serve, run, bench, quantize, pull, list, rm, "
+                 "config or gpu-info\n",
+                 app.remaining().front().c_str());
     return 2;
   }
   std::string hint;
@@ -104,6 +105,38 @@ class HubFlags {
   bool rm_yes_ = false;
 };
 
+class QuantizeFlags {
+ public:
+  explicit QuantizeFlags(CLI::App& app)
+      : app_(app.add_subcommand("quantize", "Make a quantized checkpoint of a model")) {
+    quantize::Options& o = command_.options;
+    app_->add_option("--model", command_.model, "Hugging Face folder or ORG/NAME, F32, F16 or BF16")
+        ->required();
+    app_->add_option("--method", command_.method, "awq, gptq, fp8 or int4")->required();
+    app_->add_option("--out", command_.out, "The result's folder, new or empty")->required();
+    app_->add_option("--calibration", command_.calibration,
+                     "Text (.txt) or a text a line (.jsonl) for awq and gptq; left out: the one that ships");
+    app_->add_option("--group-size", o.group,
+                     "Columns that share a scale: 32, 64, 128, -1 for a whole row [128 where it divides]");
+    app_->add_option("--samples", o.samples, "Samples of the calibration text, at most")
+        ->capture_default_str();
+    app_->add_option("--sample-tokens", o.sample_tokens, "Tokens of a sample")->capture_default_str();
+    app_->add_flag("--act-order", o.act_order, "gptq: columns of the largest inputs first (desc_act)");
+    app_->add_option("--threads", o.threads, "Threads; 0: what the machine allows")
+        ->check(CLI::Range(0, 1024))
+        ->capture_default_str();
+    app_->add_flag("--estimate", command_.estimate_only, "Print the cost and stop");
+  }
+
+  std::optional<int> run() const {
+    return app_->parsed() ? std::optional(quantize_command(command_)) : std::nullopt;
+  }
+
+ private:
+  CLI::App* app_;
+  QuantizeCommand command_;
+};
+
 int run(int argc, char** argv) {
   CLI::App app("Serves large language models.");
   app.set_version_flag("--version", std::string("deepinfer ") + version());
@@ -147,6 +180,7 @@ int run(int argc, char** argv) {
       ->check(CLI::NonNegativeNumber);
   const ConfigFlags bench_flags(*bench);
 
+  const QuantizeFlags quantize(app);
   const HubFlags hub(app);
 
   bool markdown = false;
@@ -169,6 +203,7 @@ int run(int argc, char** argv) {
   if (chat->parsed()) return quietly(run_flags, [&](const Config& c) { return run_command(c, run_options); });
   if (bench->parsed())
     return quietly(bench_flags, [&](const Config& c) { return bench_command(c, bench_options); });
+  if (const std::optional<int> code = quantize.run()) return *code;
   if (const std::optional<int> code = hub.run()) return *code;
   if (gpu_info->parsed()) return gpu_info_command(json);
   return config_command(config_flags, markdown);
