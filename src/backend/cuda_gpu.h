@@ -33,6 +33,7 @@ struct GpuFacts {
 // Which fast paths may be used: built, served by the card, and found right by the self-check.
 struct FastPaths {
   bool fa2 = false, xqa = false, cublaslt = false, skinny = true, codes = true, pdl = false;
+  bool cublaslt_f8 = false, f8_tile = false;  // products of F8 weights with activations rounded to F8
 };
 
 struct GpuOptions {

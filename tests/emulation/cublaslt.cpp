@@ -60,7 +60,8 @@ cublasStatus_t set(T& field, const void* value, size_t bytes) {
 // Which kinds of problem one algorithm serves.
 uint64_t problem_of(const Description& d, const MatrixLayout& a, const MatrixLayout& out) {
   return static_cast<uint64_t>(a.type) << 32 | static_cast<uint64_t>(out.type) << 16 |
-         static_cast<uint64_t>(d.trans_a) << 8 | static_cast<uint64_t>(d.trans_b);
+         static_cast<uint64_t>(d.a_scale_mode) << 12 | static_cast<uint64_t>(d.trans_a) << 8 |
+         static_cast<uint64_t>(d.trans_b);
 }
 
 bool is_layout(const MatrixLayout& l) {
@@ -86,6 +87,23 @@ cublasStatus_t check_types(const Description& d, const MatrixLayout& a, const Ma
   return CUBLAS_STATUS_SUCCESS;
 }
 
+// Scales of FP8 operands: vectors and blocks are sm_90's alone, and come in pairs.
+cublasStatus_t check_scales(const Description& d, const MatrixLayout& out, int capability) {
+  if (d.a_scale_mode != d.b_scale_mode) return CUBLAS_STATUS_NOT_SUPPORTED;
+  const bool fp8_out = out.type == CUDA_R_8F_E4M3;
+  if (d.d_scale && !fp8_out) return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (d.a_scale_mode == CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F) return CUBLAS_STATUS_SUCCESS;
+  const bool blocks = d.a_scale_mode == CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F;
+  if ((!blocks && d.a_scale_mode != CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F) || capability != 90 ||
+      fp8_out)
+    return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (!d.a_scale || !d.b_scale) return CUBLAS_STATUS_INVALID_VALUE;
+  if (blocks && (out.rows % 4 || out.cols % 4)) return CUBLAS_STATUS_NOT_SUPPORTED;
+  for (const float* scale : {d.a_scale, d.b_scale})
+    if (reinterpret_cast<uintptr_t>(scale) % 16) return CUBLAS_STATUS_NOT_SUPPORTED;
+  return CUBLAS_STATUS_SUCCESS;
+}
+
 cublasStatus_t check_fp8(const Description& d, const MatrixLayout& a, const MatrixLayout& b,
                          const MatrixLayout& c, const MatrixLayout& out) {
   const MachineConfig& config = machine().config;
@@ -96,12 +114,13 @@ cublasStatus_t check_fp8(const Description& d, const MatrixLayout& a, const Matr
     if (l->order != CUBLASLT_ORDER_COL || l->ld * static_cast<int64_t>(element_bytes(l->type)) % 16)
       return CUBLAS_STATUS_NOT_SUPPORTED;
   if (a.rows % 16 || a.cols % 16) return CUBLAS_STATUS_NOT_SUPPORTED;
-  if (c.type == CUDA_R_8F_E4M3) return CUBLAS_STATUS_NOT_SUPPORTED;
-  for (const int32_t mode : {d.a_scale_mode, d.b_scale_mode})
-    if (mode != CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F &&
-        (mode != CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F || capability < 90 || capability >= 100))
-      return CUBLAS_STATUS_NOT_SUPPORTED;
-  return d.a_scale_mode == d.b_scale_mode ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+  if (c.type == CUDA_R_8F_E4M3 || (out.type != CUDA_R_8F_E4M3 && c.type != out.type))
+    return CUBLAS_STATUS_NOT_SUPPORTED;
+  // A bias is BF16 or F16, and no F32 one.
+  if (d.epilogue == CUBLASLT_EPILOGUE_BIAS &&
+      (d.bias_type < 0 ? out.type : static_cast<cudaDataType_t>(d.bias_type)) == CUDA_R_32F)
+    return CUBLAS_STATUS_NOT_SUPPORTED;
+  return check_scales(d, out, capability);
 }
 
 cublasStatus_t check(const Description& d, const MatrixLayout& a, const MatrixLayout& b,
@@ -294,8 +313,11 @@ void run(const MatrixProduct& p, const void* workspace, size_t workspace_bytes) 
   check_memory("D", p.d, extent(p.d_layout));
   if (p.bias)
     check_memory("the bias", p.bias, static_cast<size_t>(p.d_layout.rows) * element_bytes(p.bias_type));
-  check_memory("A's scale", p.a_scale, 4 * static_cast<size_t>(p.a_scale_vector ? p.d_layout.rows : 1));
-  check_memory("B's scale", p.b_scale, 4 * static_cast<size_t>(p.b_scale_vector ? p.d_layout.cols : 1));
+  const bool vector = p.scale_mode != CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F;
+  const int64_t groups =
+      p.scale_mode == CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F ? (p.a_layout.rows + 127) / 128 : 1;
+  check_memory("A's scale", p.a_scale, 4 * static_cast<size_t>(vector ? groups * p.d_layout.rows : 1));
+  check_memory("B's scale", p.b_scale, 4 * static_cast<size_t>(vector ? groups * p.d_layout.cols : 1));
   check_memory("D's scale", p.d_scale, 4);
   if (workspace_bytes) {
     check_memory("the workspace", workspace, workspace_bytes);
@@ -329,8 +351,7 @@ cublasStatus_t matmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const 
                   .a_scale = what.a_scale,
                   .b_scale = what.b_scale,
                   .d_scale = what.d_scale,
-                  .a_scale_vector = what.a_scale_mode == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F,
-                  .b_scale_vector = what.b_scale_mode == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F,
+                  .scale_mode = what.a_scale_mode,
                   .bias = what.epilogue == CUBLASLT_EPILOGUE_BIAS ? what.bias : nullptr};
   p.bias_type = what.bias_type < 0 ? p.d_layout.type : static_cast<cudaDataType_t>(what.bias_type);
   Algorithm algorithm{};

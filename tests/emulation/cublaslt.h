@@ -21,10 +21,10 @@ struct MatrixProduct {
   MatrixLayout a_layout, b_layout, c_layout, d_layout;
   bool a_transposed = false, b_transposed = false;
   float alpha = 1, beta = 0;
-  // Device pointers or null, read when the product runs: one factor, or one for each row of D (A) or
-  // column (B).
+  // Device pointers or null, read when the product runs: one factor, one for each row of D (A) or column (B),
+  // or [k / 128] times as many, one for 128 elements of each.
   const float *a_scale = nullptr, *b_scale = nullptr, *d_scale = nullptr;
-  bool a_scale_vector = false, b_scale_vector = false;
+  int32_t scale_mode = CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F;  // of A and B
   const void* bias = nullptr;  // [m]
   cudaDataType_t bias_type = CUDA_R_32F;
   bool backwards = false;  // another order of the sum, as another algorithm has

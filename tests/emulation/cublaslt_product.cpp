@@ -3,6 +3,7 @@
 #include <cuda_fp16.h>
 #include <cuda_fp8.h>
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -76,6 +77,25 @@ float dot(const float* a, const float* b, int64_t k, bool backwards) {
   return sum;
 }
 
+// The sum with the factors of A's row and B's column.
+float scaled_dot(const MatrixProduct& p, const float* a, const float* b, int64_t k, int64_t row,
+                 int64_t col) {
+  const bool vector = p.scale_mode == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+  if (p.scale_mode != CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F) {
+    float factor = 1;
+    if (p.a_scale) factor *= p.a_scale[vector ? row : 0];
+    if (p.b_scale) factor *= p.b_scale[vector ? col : 0];
+    return factor * dot(a, b, k, p.backwards);
+  }
+  float sum = 0;
+  for (int64_t first = 0; first < k; first += 128) {
+    const float factor =
+        p.a_scale[first / 128 * p.d_layout.rows + row] * p.b_scale[first / 128 * p.d_layout.cols + col];
+    sum += factor * dot(a + first, b + first, std::min<int64_t>(128, k - first), p.backwards);
+  }
+  return sum;
+}
+
 }  // namespace
 
 size_t element_bytes(cudaDataType_t type) {
@@ -102,11 +122,8 @@ void multiply(const MatrixProduct& p) {
   const int64_t k = p.a_transposed ? p.a_layout.rows : p.a_layout.cols;
   for (int64_t col = 0; col < p.d_layout.cols; ++col)
     for (int64_t row = 0; row < p.d_layout.rows; ++row) {
-      float factor = p.alpha;
-      if (p.a_scale) factor *= p.a_scale[p.a_scale_vector ? row : 0];
-      if (p.b_scale) factor *= p.b_scale[p.b_scale_vector ? col : 0];
-      float value =
-          factor * dot(&a[static_cast<size_t>(row * k)], &b[static_cast<size_t>(col * k)], k, p.backwards);
+      float value = p.alpha * scaled_dot(p, &a[static_cast<size_t>(row * k)],
+                                         &b[static_cast<size_t>(col * k)], k, row, col);
       if (p.beta != 0) value += p.beta * load(p.c, offset(p.c_layout, row, col), p.c_layout.type);
       if (p.bias) value += load(p.bias, static_cast<size_t>(row), p.bias_type);
       if (p.d_scale) value *= *p.d_scale;

@@ -28,7 +28,20 @@ struct Problem {
   int gap = 0;  // between the columns of A, B and D, in elements
   float alpha = 1, beta = 0;
   bool bias = false, scales = false;
+  int32_t mode = CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F;  // of both scales
 };
+
+// Of 128 elements of K, of an outer index, or of everything.
+size_t scale_at(int32_t mode, int k, int outer, int count) {
+  if (mode == CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F) return static_cast<size_t>(k / 128 * count + outer);
+  return mode == CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F ? static_cast<size_t>(outer) : 0;
+}
+
+std::vector<float> powers_of_two(size_t count) {
+  std::vector<float> values(count);
+  for (size_t i = 0; i < count; ++i) values[i] = i % 3 == 0 ? 2.0f : i % 3 == 1 ? 0.5f : 1.0f;
+  return values;
+}
 
 class CublasLt : public ::testing::Test {
  protected:
@@ -61,7 +74,9 @@ class CublasLt : public ::testing::Test {
     const auto before = random<Out>(ldd * p.n, source), bias = random<Out>(p.m, source);
     const DeviceArray<In> da(a), db(b);
     const DeviceArray<Out> dbias(bias);
-    const DeviceArray<float> a_scale(std::vector<float>{2}), b_scale(std::vector<float>{0.5f});
+    const std::vector<float> sa = powers_of_two(scale_at(p.mode, p.k - 1, p.m - 1, p.m) + 1),
+                             sb = powers_of_two(scale_at(p.mode, p.k - 1, p.n - 1, p.n) + 1);
+    const DeviceArray<float> a_scale(sa), b_scale(sb);
     const DeviceArray<char> workspace(8 << 20);
 
     cublasLtMatmulDesc_t desc = nullptr;
@@ -77,6 +92,8 @@ class CublasLt : public ::testing::Test {
     if (p.bias) attribute(CUBLASLT_MATMUL_DESC_BIAS_POINTER, static_cast<const void*>(dbias.data()));
     if (p.scales) attribute(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(a_scale.data()));
     if (p.scales) attribute(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(b_scale.data()));
+    if (p.scales) attribute(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, p.mode);
+    if (p.scales) attribute(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, p.mode);
     api_.layout_create(&la, kType<In>, a_rows, a_cols, lda);
     api_.layout_create(&lb, kType<In>, b_rows, b_cols, ldb);
     api_.layout_create(&ld, kType<Out>, p.m, p.n, ldd);
@@ -102,9 +119,12 @@ class CublasLt : public ::testing::Test {
       for (int col = 0; col < p.n; ++col)
         for (int row = 0; row < p.m; ++row) {
           double sum = 0;
-          for (int k = 0; k < p.k; ++k)
-            sum += static_cast<double>(static_cast<float>(a[p.ta ? row * lda + k : k * lda + row])) *
+          for (int k = 0; k < p.k; ++k) {
+            const double scale =
+                p.scales ? sa[scale_at(p.mode, k, row, p.m)] * sb[scale_at(p.mode, k, col, p.n)] : 1.0;
+            sum += scale * static_cast<float>(a[p.ta ? row * lda + k : k * lda + row]) *
                    static_cast<float>(b[p.tb ? k * ldb + col : col * ldb + k]);
+          }
           const double expected = p.alpha * sum + p.beta * static_cast<float>(before[col * ldd + row]) +
                                   (p.bias ? static_cast<float>(bias[row]) : 0);
           EXPECT_EQ(static_cast<float>(out[col * ldd + row]),
@@ -143,6 +163,26 @@ TEST_F(CublasLt, Fp8OnlyTransposedInMultiplesOf16) {
   EXPECT_EQ((run<E4m3, float>({.gap = 8})), CUBLAS_STATUS_NOT_SUPPORTED);
   emulation::reset_machine({.major = 8, .minor = 6});
   EXPECT_EQ((run<E4m3, float>({})), CUBLAS_STATUS_NOT_SUPPORTED);
+}
+
+TEST_F(CublasLt, Fp8ScalesOfVectorsAndBlocksOnHopperAlone) {
+  using E4m3 = __nv_fp8_e4m3;
+  const int32_t outer = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F,
+                blocks = CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F;
+  EXPECT_EQ((run<E4m3, __nv_bfloat16>({.n = 7, .scales = true, .mode = outer})), 0);
+  EXPECT_EQ((run<E4m3, float>({.beta = 1, .scales = true, .mode = outer})), 0);
+  EXPECT_EQ((run<E4m3, float>({.n = 8, .k = 320, .scales = true, .mode = blocks})), 0);
+  EXPECT_EQ((run<E4m3, float>({.n = 7, .k = 320, .scales = true, .mode = blocks})),
+            CUBLAS_STATUS_NOT_SUPPORTED);
+  EXPECT_EQ((run<E4m3, float>({.mode = blocks})), 0) << "no scales: the mode is not set";
+  EXPECT_EQ((run<E4m3, float>({.bias = true})), CUBLAS_STATUS_NOT_SUPPORTED);
+  EXPECT_EQ((run<E4m3, __nv_bfloat16>({.bias = true})), 0);
+  for (const auto& [major, minor] : {std::pair{8, 9}, {10, 0}, {12, 0}}) {
+    emulation::reset_machine({.major = major, .minor = minor});
+    EXPECT_EQ((run<E4m3, float>({.n = 8, .scales = true})), 0);
+    EXPECT_EQ((run<E4m3, float>({.n = 8, .scales = true, .mode = outer})), CUBLAS_STATUS_NOT_SUPPORTED);
+    EXPECT_EQ((run<E4m3, float>({.n = 8, .scales = true, .mode = blocks})), CUBLAS_STATUS_NOT_SUPPORTED);
+  }
 }
 
 TEST_F(CublasLt, RefusesTypesThatItHasNoKernelFor) {

@@ -183,7 +183,8 @@ TEST_F(SelfCheck, TheRealPathsAreRight) {
   struct {
     Result<std::vector<Comparison>> (*run)(Gpu&);
     size_t cases;
-  } paths[] = {{check_skinny, 5}, {check_cublaslt, 2}, {check_pdl, 1}};
+  } paths[] = {
+      {check_skinny, 7}, {check_cublaslt, 2}, {check_cublaslt_f8, 4}, {check_f8_tile, 3}, {check_pdl, 1}};
   for (const auto& path : paths) {
     const auto cases = path.run(*gpu_);
     ASSERT_TRUE(cases.ok()) << cases.error().message;
@@ -230,9 +231,9 @@ TEST_F(SelfCheck, EveryPathHasAKeyAndAFlagOfItsOwn) {
     FastPaths one;
     one.skinny = false;
     one.*check.flag = true;
-    EXPECT_EQ(one.fa2 + one.xqa + one.cublaslt + one.skinny + one.pdl, 1);
+    EXPECT_EQ(one.fa2 + one.xqa + one.cublaslt + one.skinny + one.pdl + one.cublaslt_f8 + one.f8_tile, 1);
   }
-  EXPECT_EQ(keys.size(), 5u);
+  EXPECT_EQ(keys.size(), 7u);
 }
 
 }  // namespace

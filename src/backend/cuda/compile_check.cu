@@ -20,6 +20,8 @@ __device__ uint32_t pairs(uint32_t x, float f) {
   y = sub2<T>(y, x);
   const float2 v = unpack2<T>(y);
   y ^= from_e4m3x2<T>(to_e4m3x2(v.x, v.y));
+  const uint2 four = from_e4m3x4<T>(y);
+  y ^= four.x + four.y;
   return y ^ static_cast<uint32_t>(to_float(from_float<T>(f)));
 }
 

@@ -29,6 +29,7 @@ constexpr float kMostMicroseconds = 200'000;  // of a shape, all candidates toge
 static_assert(sizeof(cublasLtMatmulAlgo_t) == sizeof(AlgoBits));
 
 cudaDataType_t data_type(DType d) {
+  if (d == DType::kF8E4M3) return CUDA_R_8F_E4M3;
   return d == DType::kF32 ? CUDA_R_32F : d == DType::kF16 ? CUDA_R_16F : CUDA_R_16BF;
 }
 
@@ -38,7 +39,7 @@ TuningKey key_of(const Gemm& g) {
           .m = tuning_bucket(g.m),
           .in = static_cast<int>(g.in),
           .out = static_cast<int>(g.out),
-          .add = (g.add ? 1 : 0) + (g.bias != nullptr ? 2 : 0)};
+          .add = (g.add ? 1 : 0) + (g.bias != nullptr ? 2 : 0) + 4 * static_cast<int>(g.scales)};
 }
 
 AlgoBits bits_of(const cublasLtMatmulAlgo_t& algo) {
@@ -63,7 +64,8 @@ class Descriptors {
             api.desc_set(operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof(transposed)) ==
                 CUBLAS_STATUS_SUCCESS &&
             layout(&w, g.in, g.k, g.n, g.w_stride) && layout(&x, g.in, g.k, g.m, g.x_stride) &&
-            layout(&d, g.out, g.n, g.m, g.d_stride) && (g.bias == nullptr || add_bias(g.bias));
+            layout(&d, g.out, g.n, g.m, g.d_stride) && (g.bias == nullptr || add_bias(g.bias)) &&
+            (g.in != DType::kF8E4M3 || set_f8(g));
   }
   Descriptors(const Descriptors&) = delete;
   ~Descriptors() {
@@ -89,6 +91,25 @@ class Descriptors {
                CUBLAS_STATUS_SUCCESS &&
            api_.desc_set(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof(bias)) ==
                CUBLAS_STATUS_SUCCESS;
+  }
+
+  template <class T>
+  bool set(cublasLtMatmulDescAttributes_t what, const T& value) {
+    return api_.desc_set(operation, what, &value, sizeof(value)) == CUBLAS_STATUS_SUCCESS;
+  }
+
+  // To the library W is A and X is B.
+  bool set_f8(const Gemm& g) {
+    // Sums in the tensor cores' own precision, as other engines take: what FP8 itself rounds away is far
+    // more. Scales of blocks are applied in F32 every 128 columns anyway.
+    const int8_t fast = g.scales == GemmScales::kBlocks ? 0 : 1;
+    if (!set(CUBLASLT_MATMUL_DESC_FAST_ACCUM, fast)) return false;
+    if (g.scales == GemmScales::kNone) return true;
+    const int32_t mode = g.scales == GemmScales::kRows ? CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F
+                                                       : CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F;
+    return set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, mode) && set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, mode) &&
+           set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, g.w_scale) &&
+           set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, g.x_scale);
   }
 
   const CublasLtApi& api_;

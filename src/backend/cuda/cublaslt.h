@@ -1,4 +1,4 @@
-// cuBLASLt, loaded when the program runs: large products in BF16 and F16. Without it the own tile kernel
+// cuBLASLt, loaded when the program runs: large products in BF16, F16 and FP8. Without it the own tile kernel
 // serves (gemm_tile.cu).
 //
 // For every (dtypes, N, K, M bucket) the library's candidates are timed the first time that it is met on the
@@ -41,6 +41,13 @@ struct CublasLtApi {
 // for the emulation has another one.
 Result<CublasLtApi> load_cublaslt();
 
+// Factors of the codes of F8 operands, all F32 on the device.
+enum class GemmScales : uint8_t {
+  kNone,
+  kRows,    // x_scale [m], w_scale [n]: sm_90 alone
+  kBlocks,  // of 128 elements of K: x_scale [k / 128][m], w_scale [k / 128][n], whole multiples of 4; sm_90
+};
+
 // D [M, N] = X [M, K] W [N, K]^T + bias, plus D before it if `add`. Row-major, strides in elements.
 struct Gemm {
   int64_t m = 0, n = 0, k = 0;
@@ -50,11 +57,13 @@ struct Gemm {
   int64_t w_stride = 0;
   void* d = nullptr;
   int64_t d_stride = 0;
-  DType in = DType::kBF16;   // of x and w: kBF16, kF16
-  DType out = DType::kBF16;  // as `in`, or kF32
+  DType in = DType::kBF16;   // of x and w: kBF16, kF16, kF8E4M3 (n, k and the strides multiples of 16)
+  DType out = DType::kBF16;  // as `in`, or kF32; of F8: any of the other three
+  GemmScales scales = GemmScales::kNone;
+  const float *x_scale = nullptr, *w_scale = nullptr;
   float alpha = 1;
   bool add = false;
-  const float* bias = nullptr;  // [N], at a multiple of 16, of an F32 D; or null
+  const float* bias = nullptr;  // [N], at a multiple of 16, of an F32 D; or null; not of F8
 };
 
 // Owner: the Gpu's parts; used on its thread.
@@ -76,7 +85,7 @@ class Cublaslt {
   std::unique_ptr<State> state_;
 };
 
-// Sets gpu.parts().cublaslt and gpu.fast.cublaslt, or warns once why the own kernels serve.
+// Sets gpu.parts().cublaslt, gpu.fast.cublaslt and cublaslt_f8, or warns once why the own kernels serve.
 void open_cublaslt(Gpu& gpu);
 
 }  // namespace deepinfer::cuda

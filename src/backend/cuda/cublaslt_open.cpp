@@ -1,5 +1,6 @@
 // Apart from cublaslt.cpp, so that tests which bring their own library need not have one that is loaded.
 #include "backend/cuda/cublaslt.h"
+#include "backend/cuda/f8.h"
 #include "backend/cuda/parts.h"
 #include "base/check.h"
 #include "base/log.h"
@@ -14,6 +15,7 @@ Result<std::shared_ptr<Cublaslt>> Cublaslt::open(Gpu& gpu) {
 void open_cublaslt(Gpu& gpu) {
   Result<std::shared_ptr<Cublaslt>> opened = Cublaslt::open(gpu);
   gpu.fast.cublaslt = opened.ok();
+  gpu.fast.cublaslt_f8 = opened.ok() && has_f8_products(gpu);
   if (opened.ok())
     gpu.parts().cublaslt = std::move(opened).value();
   else

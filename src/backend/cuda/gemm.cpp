@@ -3,15 +3,18 @@
 //   up to 16 tokens   the skinny kernel, with its norm fused for up to 4
 //   more, dense       cuBLASLt; in deterministic mode or without the library the tile kernel
 //   more, codes       up to 512 tokens the kernel of gemm_codes.cu, not in deterministic mode; else as
-//   quantized more, quantized   up to 64 tokens, or in deterministic mode, the skinny kernel, 16 tokens a
-//   pass; else
+//                     quantized
+//   more, quantized   up to 64 tokens, or in deterministic mode, the skinny kernel, 16 tokens a pass; else
 //                     slices of the weight's rows are expanded to A and multiplied as dense ones
+//   more, F8          in FP8 where the card has it (gemm_f8.cpp)
 //
 // A path that the self-check has switched off gives way to the tile kernel.
 #include <algorithm>
 
 #include "backend/cuda/cublaslt.h"
+#include "backend/cuda/f8.h"
 #include "backend/cuda/gemm_codes.h"
+#include "backend/cuda/gemm_parts.h"
 #include "backend/cuda/linear.h"
 #include "backend/cuda/parts.h"
 #include "backend/cuda/product.h"
@@ -25,31 +28,9 @@ constexpr int64_t kSkinnyQuantizedTokens = 64;
 constexpr int64_t kSliceBytes = int64_t{64} << 20;  // of an expanded weight
 constexpr int64_t kSumsBytes = int64_t{96} << 20;   // of gate's and up's sums, while cuBLASLt makes them
 constexpr int64_t kLeastSums = 128;                 // tokens whose sums are made at once, at least
-constexpr int64_t kMostSums = 32768;                // at most: a grid's limit
 
 int64_t slice_rows(int64_t cols, int64_t rows) {
   return std::min(rows, std::max<int64_t>(kSliceBytes / (cols * 2) / 128 * 128, 128));
-}
-
-int64_t sums_tokens(int64_t rows, int64_t tokens) {
-  const int64_t most = kSumsBytes / (rows * 2) / 256 * 256;  // whole tiles of the library's kernels
-  return std::min({tokens, std::max(most, kLeastSums), kMostSums});
-}
-
-// Gives scratch back at the end of a scope.
-class ScratchMark {
- public:
-  explicit ScratchMark(Arena& arena) : arena_(arena), mark_(arena.used()) {}
-  ~ScratchMark() { arena_.reset(mark_); }
-  ScratchMark(const ScratchMark&) = delete;
-
- private:
-  Arena& arena_;
-  size_t mark_;
-};
-
-bool is_aligned(const void* p, int64_t stride_bytes) {
-  return reinterpret_cast<uintptr_t>(p) % 16 == 0 && stride_bytes % 16 == 0;
 }
 
 Product product_of(const Context& context, const LinearCall& call) {
@@ -92,14 +73,18 @@ Product product_of(const Context& context, const LinearCall& call) {
   return p;
 }
 
-// Sets p.x: rows of A with the weight's padded columns, 16-byte aligned.
-void prepare_x(Context& context, const LinearCall& call, Product& p) {
+// Sets p.x: rows of A with the weight's padded columns, 16-byte aligned. p is the call's tokens from `first`
+// on.
+void prepare_x(Context& context, const LinearCall& call, int64_t first, Product& p) {
+  const CallRows rows = rows_of(call, first);
+  p.x = rows.x;
+  p.x_stride = call.x.stride[0];
   const bool plain = call.norm == nullptr && call.weight->column_order.size() == 0 &&
                      call.x.shape[1] == p.w.cols && is_aligned(p.x, p.x_stride * 2);
   if (plain) return;
-  RowsToA r{.x = call.x.data,
+  RowsToA r{.x = rows.x,
             .x_stride = call.x.stride[0],
-            .x_row = call.x_row,
+            .x_row = rows.x_row,
             .tokens = p.tokens,
             .cols = call.x.shape[1],
             .order = reinterpret_cast<const int32_t*>(call.weight->column_order.data()),
@@ -120,16 +105,6 @@ bool can_fuse_norm(const Context& context, const LinearCall& call, const Product
   if (call.weight->column_order.size() != 0) return false;  // x is gathered by the norm's own kernel
   return call.x.shape[1] == p.w.cols && is_aligned(call.x.data, call.x.stride[0] * 4) &&
          is_aligned(call.norm->weight.data, 0) && norm_fits(*context.gpu, p.tokens, p.w.cols);
-}
-
-Product tokens_of(const Product& p, int64_t first, int64_t count) {
-  Product part = p;
-  part.tokens = count;
-  part.x = static_cast<const std::byte*>(p.x) + first * p.x_stride * 2;
-  part.sink.out = static_cast<std::byte*>(p.sink.out) + first * p.sink.stride * (p.sink.f32 ? 4 : 2);
-  part.finish.product += first * part.finish.rows;
-  part.finish.first_token += static_cast<int>(first);
-  return part;
 }
 
 // A dense product of rows [p.first_row, + p.w.rows) by the library. False: it has no algorithm.
@@ -177,10 +152,7 @@ bool library_product(Context& context, const Product& p) {
   // Without a bias, or with one that the library does not take.
   if (!gpu.parts().cublaslt->multiply(gpu, g)) return false;
   if (s.bias == nullptr) return true;
-  for (int64_t first = 0; first < p.tokens; first += kMostSums) {
-    const Product part = tokens_of(p, first, std::min(kMostSums, p.tokens - first));
-    add_bias(gpu, a, part.tokens, p.first_row, g.n, part.sink);
-  }
+  add_bias_to_all(gpu, a, p, g.n);
   return true;
 }
 
@@ -220,6 +192,39 @@ void many_tokens(Context& context, const Product& p) {
 
 }  // namespace
 
+int64_t sums_tokens(int64_t rows, int64_t tokens) {
+  const int64_t most = kSumsBytes / (rows * 2) / 256 * 256;  // whole tiles of the library's kernels
+  return std::min({tokens, std::max(most, kLeastSums), kMostGridTokens});
+}
+
+Product tokens_of(const Product& p, int64_t first, int64_t count) {
+  Product part = p;
+  part.tokens = count;
+  part.x = static_cast<const std::byte*>(p.x) + first * p.x_stride * 2;
+  part.sink.out = static_cast<std::byte*>(p.sink.out) + first * p.sink.stride * (p.sink.f32 ? 4 : 2);
+  part.finish.product += first * part.finish.rows;
+  part.finish.first_token += static_cast<int>(first);
+  return part;
+}
+
+CallRows rows_of(const LinearCall& call, int64_t first) {
+  if (call.x_row != nullptr) return {.x = call.x.data, .x_row = call.x_row + first};
+  const int64_t bytes = call.x.stride[0] * (call.x.dtype == DType::kF32 ? 4 : 2);
+  return {.x = static_cast<const std::byte*>(call.x.data) + first * bytes};
+}
+
+void product_in_a(Context& context, const LinearCall& call, int64_t first, Product p) {
+  prepare_x(context, call, first, p);
+  many_tokens(context, p);
+}
+
+void add_bias_to_all(Gpu& gpu, DType a, const Product& p, int64_t rows) {
+  for (int64_t first = 0; first < p.tokens; first += kMostGridTokens) {
+    const Product part = tokens_of(p, first, std::min(kMostGridTokens, p.tokens - first));
+    add_bias(gpu, a, part.tokens, p.first_row, rows, part.sink);
+  }
+}
+
 void linear(Context& context, const LinearCall& call) {
   if (call.out.shape[0] == 0) return;
   Gpu& gpu = *context.gpu;
@@ -231,9 +236,9 @@ void linear(Context& context, const LinearCall& call) {
       p.tokens <= kSkinnyTokens ||
       (quantized && ((p.tokens <= kSkinnyQuantizedTokens && !codes) || gpu.options().deterministic));
   const bool by_skinny = few && gpu.fast.skinny;
-  if (!by_skinny) {
-    prepare_x(context, call, p);
-    many_tokens(context, p);
+  const bool f8 = p.w.layout == Layout::kF8 && p.tokens > kSkinnyTokens && serves_f8(gpu);
+  if (f8 || !by_skinny) {
+    f8 ? f8_product(context, call, p) : product_in_a(context, call, 0, p);
     if (call.finish != nullptr) finish_qkv(gpu, context.activation, *call.finish, p.tokens);
     return;
   }
@@ -244,7 +249,7 @@ void linear(Context& context, const LinearCall& call) {
     p.x_row = call.x_row;
     return skinny_product(gpu, context.activation, p);
   }
-  prepare_x(context, call, p);
+  prepare_x(context, call, 0, p);
   for (int64_t first = 0; first < p.tokens; first += kSkinnyTokens)
     skinny_product(gpu, context.activation,
                    tokens_of(p, first, std::min<int64_t>(kSkinnyTokens, p.tokens - first)));

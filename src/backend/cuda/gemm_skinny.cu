@@ -10,6 +10,7 @@ constexpr skinny::Depths kDepths{2, 2, 1};
 }  // namespace
 
 void skinny_product(Gpu& gpu, DType a, const Product& p) {
+  if (p.w.layout == Layout::kF8) return skinny_product_f8(gpu, a, p);
   if (has_groups(p.w.layout)) return skinny_product_codes(gpu, a, p);
   if (is_quantized(p.w.layout)) return skinny_product_quantized(gpu, a, p);
   if (a == DType::kBF16) return skinny::choose<__nv_bfloat16, Layout::kBF16, kDepths>(gpu, p);

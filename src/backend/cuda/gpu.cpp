@@ -143,6 +143,7 @@ Result<std::unique_ptr<Gpu>> Gpu::open(const GpuOptions& options) {
   // Kernels wait for the one in front of them only where they were compiled for 9.0 or later: code that the
   // driver makes from the older PTX does not.
   gpu->fast.pdl = f.capability >= 90 && code_architecture() >= 90;
+  gpu->fast.f8_tile = f.capability >= 89 && code_architecture() >= 89;
   return gpu;
 }
 

@@ -9,6 +9,7 @@
 
 #include "backend/cuda.h"
 #include "backend/cuda/pack_codes.h"
+#include "backend/cuda/pack_f8.h"
 #include "backend/cuda/parts.h"
 #include "backend/cuda/random_fill.h"
 #include "backend/cuda/staging.h"
@@ -201,10 +202,6 @@ void make_random(Gpu& gpu, const Packing& p, int64_t rows, std::byte* to) {
   }
 }
 
-void want_staging(Gpu& gpu) {
-  if (gpu.parts().staging == nullptr) gpu.parts().staging = std::make_shared<Staging>();
-}
-
 // The order of the columns, if it is not that of x.
 Result<void> send_order(Context& context, const LinearSource& source, LinearWeight& w) {
   if (source.column_order.empty()) return {};
@@ -231,6 +228,9 @@ PackedSize packed_size(const PackedForm& form, int64_t rows, int64_t cols, RowOr
     s.groups = (cols + group - 1) / group;
     s.tile_scales = s.groups * kTileRows * scale_bytes(form.scale);
     s.tile_zeros = form.has_zeros ? s.groups * kTileRows * zero_bytes(form.layout) : 0;
+  } else if (form.layout == Layout::kF8) {
+    s.groups = (cols + group - 1) / group;
+    s.tile_scales = s.groups * kTileRows * int64_t{sizeof(float)};
   } else if (is_quantized(form.layout)) {
     s.tile_scales = units * scale_unit_bytes(form.layout);
   }
@@ -249,16 +249,17 @@ PackedView packed_view(const LinearWeight& w) {
                .layout = form.layout,
                .rows = s.rows,
                .cols = s.cols};
+  v.groups = static_cast<int32_t>(s.groups);
   if (!has_groups(form.layout)) return v;
   v.scale = form.scale;
   v.zero = form.zero;
-  v.groups = static_cast<int32_t>(s.groups);
   v.inverse = group_inverse(w.group);
   if (form.has_zeros) v.zeros = w.packed.data() + s.zeros_at;
   return v;
 }
 
 Result<LinearWeight> pack_linear(Context& context, const LinearSource& source) {
+  if (source.dtype == DType::kF8E4M3) return pack_f8(context, source);
   DI_TRY(check(source));
   DI_CHECK(context.gpu != nullptr, "pack_linear: the context has no GPU");
   DI_CHECK(context.activation == DType::kBF16 || context.activation == DType::kF16,

@@ -3,6 +3,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include "backend/cuda/packed.h"
 
@@ -40,6 +41,12 @@ __device__ inline float packed_value(const PackedView& w, int64_t row, int64_t k
   if (w.layout == Layout::kBF16)
     return __bfloat162float(static_cast<const __nv_bfloat16*>(w.data)[row * w.cols + k]);
   if (w.layout == Layout::kF16) return __half2float(static_cast<const __half*>(w.data)[row * w.cols + k]);
+  if (w.layout == Layout::kF8) {
+    const uint8_t code = static_cast<const uint8_t*>(w.data)[row * w.cols + k];
+    const int64_t group = w.groups == 1 ? 0 : k / kF8Group;
+    return __half2float(__nv_cvt_fp8_to_halfraw(code, __NV_E4M3)) *
+           static_cast<const float*>(w.scales)[group * w.rows + row];
+  }
   const int64_t unit = row / kTileRows * (w.cols / kUnitCols) + k / kUnitCols;
   const int g = static_cast<int>(row % 8), half = static_cast<int>(row % kTileRows) / 8;
   const int block = static_cast<int>(k % kUnitCols) / 32, c = static_cast<int>(k % 32);

@@ -23,6 +23,9 @@
 //   zeros   [rows / 16][groups][8 g][row g, row g + 8], bytes of U4, 16 bits of U8; absent when all are alike
 // Value: scale (code - zero). A group is a multiple of 32 columns, the last one of a row may be short. Padded
 // rows have scale 0, padded columns codes that meet zeros of x.
+//
+// F8 keeps its codes as they are, [rows][cols] row-major, for cuBLASLt reads them too; then F32 scales,
+// [groups of 128 columns, the last may be short][rows], or [rows] where a row has one scale.
 #pragma once
 
 #include <cstddef>
@@ -34,12 +37,13 @@ namespace deepinfer::cuda {
 
 inline constexpr int kTileRows = 16;
 inline constexpr int kUnitCols = 64;
+inline constexpr int kF8Group = 128;  // columns of F8 that share a scale, where a row has several
 
 constexpr int64_t round_up(int64_t n, int64_t to) {
   return (n + to - 1) / to * to;
 }
 
-enum class Layout : uint8_t { kBF16, kF16, kQ4_0, kQ4_1, kQ8_0, kU4, kU8 };
+enum class Layout : uint8_t { kBF16, kF16, kQ4_0, kQ4_1, kQ8_0, kU4, kU8, kF8 };
 
 constexpr bool is_quantized(Layout layout) {
   return layout >= Layout::kQ4_0;
@@ -49,7 +53,7 @@ constexpr bool has_groups(Layout layout) {
   return layout == Layout::kU4 || layout == Layout::kU8;
 }
 constexpr int64_t quant_unit_bytes(Layout layout) {
-  return layout == Layout::kQ8_0 || layout == Layout::kU8 ? 1024 : 512;
+  return layout >= Layout::kU8 || layout == Layout::kQ8_0 ? 1024 : 512;
 }
 constexpr int64_t scale_unit_bytes(Layout layout) {
   return layout == Layout::kQ4_1 ? 128 : 64;
@@ -93,7 +97,7 @@ struct PackedView {
   // Codes only.
   ScaleType scale = ScaleType::kF16;
   int32_t zero = 0;             // everywhere, if `zeros` is null
-  int32_t groups = 0;           // of a row
+  int32_t groups = 0;           // of a row; F8: 1, or groups of kF8Group columns
   uint32_t inverse = 0;         // for group_of()
   const void* zeros = nullptr;  // zero points
 };

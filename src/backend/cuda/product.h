@@ -61,6 +61,7 @@ constexpr int section_start(int units, int sections, int s) {
 void skinny_product(Gpu& gpu, DType a, const Product& p);
 void skinny_product_quantized(Gpu& gpu, DType a, const Product& p);  // the part of it for Q4 and Q8
 void skinny_product_codes(Gpu& gpu, DType a, const Product& p);      // the part of it for U4 and U8
+void skinny_product_f8(Gpu& gpu, DType a, const Product& p);         // and for F8
 bool norm_fits(const Gpu& gpu, int64_t tokens, int64_t cols);        // whether its norm can be fused
 
 // Any number of tokens, dense layouts, no fused norm.

@@ -254,4 +254,24 @@ __device__ inline uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) {
 #endif
 }
 
+// Four e4m3 of a word as pairs of __nv_bfloat16 or __half, the first in the low half. Exact; not-a-numbers
+// become 480 where the card has no instruction for it, so weights must have none.
+template <class T>
+__device__ inline uint2 from_e4m3x4(uint32_t word) {
+#if !defined(DEEPINFER_EMULATION) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+  if constexpr (std::is_same_v<T, __half>) {
+    return {from_e4m3x2<T>(static_cast<uint16_t>(word)), from_e4m3x2<T>(static_cast<uint16_t>(word >> 16))};
+  }
+#endif
+  // Sign, exponent and mantissa moved to where T has them stand for the value times 2^(7 - T's bias), for
+  // subnormals too; one exact product mends that. BF16 has no shorter way on any card.
+  constexpr bool kBF = std::is_same_v<T, __nv_bfloat16>;
+  constexpr uint32_t kMagnitude = kBF ? 0x07f007f0u : 0x3f803f80u;
+  constexpr uint32_t kPower = kBF ? 0x7b807b80u : 0x5c005c00u;  // 2^120, 2^8
+  const uint32_t low = byte_perm(word, 0, 0x1404), high = byte_perm(word, 0, 0x3424);
+  constexpr int kShift = kBF ? 4 : 1;
+  return {mul2<T>(and_or(low, 0x80008000u, low >> kShift & kMagnitude), kPower),
+          mul2<T>(and_or(high, 0x80008000u, high >> kShift & kMagnitude), kPower)};
+}
+
 }  // namespace deepinfer::cuda

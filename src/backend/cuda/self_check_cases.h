@@ -12,5 +12,7 @@ Result<std::vector<Comparison>> check_xqa(Gpu& gpu);
 Result<std::vector<Comparison>> check_pdl(Gpu& gpu);
 Result<std::vector<Comparison>> check_cublaslt(Gpu& gpu);
 Result<std::vector<Comparison>> check_skinny(Gpu& gpu);
+Result<std::vector<Comparison>> check_cublaslt_f8(Gpu& gpu);
+Result<std::vector<Comparison>> check_f8_tile(Gpu& gpu);
 
 }  // namespace deepinfer::cuda

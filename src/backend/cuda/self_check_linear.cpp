@@ -1,4 +1,5 @@
-// Products by cuBLASLt and by the skinny kernel against the tile kernel, which serves where both are off.
+// Products by cuBLASLt, by the skinny kernel and in FP8 against the tile kernel, which serves where all are
+// off.
 #include <fmt/format.h>
 
 #include <cstring>
@@ -6,6 +7,7 @@
 
 #include "backend/cuda.h"
 #include "backend/cuda/linear.h"
+#include "backend/cuda/packed.h"
 #include "backend/cuda/self_check_cases.h"
 #include "base/arena.h"
 #include "base/check.h"
@@ -13,13 +15,15 @@
 namespace deepinfer::cuda {
 namespace {
 
-// Both sum in F32 what is exact in BF16; a result in BF16 is rounded to 8 bits once.
+// Both sum in F32 what is exact in BF16; a result in BF16 is rounded to 8 bits once. Activations for FP8 are
+// exact in e4m3: what rounding them costs is no fault of a kernel.
 constexpr double kProductBound = 1.0 / 128;
 
 struct ProductShape {
   int64_t tokens = 1, rows = 64, cols = 128;
   DType weight = DType::kBF16;
   DType out = DType::kF32;
+  int64_t group = 0;  // of F8
 };
 
 class Random {
@@ -52,6 +56,11 @@ std::vector<std::byte> random_weight(const ProductShape& s, Random& random) {
     }
     return data;
   }
+  if (s.weight == DType::kF8E4M3) {  // either sign, 1/64 to 240
+    for (std::byte& code : data)
+      code = static_cast<std::byte>((random.next() & 0x80) | (8 + random.next() % 0x70));
+    return data;
+  }
   // Blocks of a scale in F16, 1/32 to 1/8, and of any bits.
   const auto block = static_cast<size_t>(info(s.weight).block_bytes);
   for (size_t at = 0; at < bytes; at += block) {
@@ -60,6 +69,27 @@ std::vector<std::byte> random_weight(const ProductShape& s, Random& random) {
     std::memcpy(&data[at], &scale, 2);
   }
   return data;
+}
+
+// Scales of F8, powers of two: 1/16 to 1/2.
+std::vector<float> random_scales(const ProductShape& s, Random& random) {
+  std::vector<float> scales;
+  if (s.group == 0) return scales;
+  for (int64_t i = 0; i < s.rows * ((s.cols + s.group - 1) / s.group); ++i)
+    scales.push_back(0.5f / static_cast<float>(1 << random.next() % 4));
+  return scales;
+}
+
+// Those for F8 have a power of two for a scale (the largest of each group is 1.75) and 4 bits each.
+std::vector<uint16_t> random_input(const ProductShape& s, Random& random) {
+  std::vector<uint16_t> input(static_cast<size_t>(s.tokens * s.cols));
+  for (size_t i = 0; i < input.size(); ++i) {
+    input[i] = random.bf16();
+    if (s.weight != DType::kF8E4M3) continue;
+    input[i] &= 0xfff0;
+    if (static_cast<int64_t>(i) % s.cols % kF8Group == 0) input[i] = 0x3fe0;
+  }
+  return input;
 }
 
 Result<Buffer> send(Gpu& gpu, const std::vector<uint16_t>& values) {
@@ -109,11 +139,14 @@ Result<Comparison> compare(Gpu& gpu, const ProductShape& s, bool FastPaths::* pa
   Arena arena(std::move(scratch), 256);
   context.scratch = &arena;
   const std::vector<std::byte> source = random_weight(s, random);
-  DI_ASSIGN(const LinearWeight weight,
-            pack_linear(context, {.dtype = s.weight, .cols = s.cols, .parts = {{source.data(), s.rows}}}));
-  std::vector<uint16_t> input(static_cast<size_t>(s.tokens * s.cols));
-  for (uint16_t& v : input) v = random.bf16();
-  DI_ASSIGN(const Buffer x, send(gpu, input));
+  const std::vector<float> scales = random_scales(s, random);
+  const LinearPart part{.data = source.data(), .rows = s.rows, .scale = scales.data()};
+  DI_ASSIGN(const LinearWeight weight, pack_linear(context, {.dtype = s.weight,
+                                                             .cols = s.cols,
+                                                             .parts = {part},
+                                                             .group = s.group,
+                                                             .scale_dtype = DType::kF32}));
+  DI_ASSIGN(const Buffer x, send(gpu, random_input(s, random)));
   const auto out_bytes = static_cast<size_t>(s.tokens * s.rows) * (s.out == DType::kF32 ? 4 : 2);
   DI_ASSIGN(const Buffer out, gpu.allocate(out_bytes));
   const LinearCall call{.weight = &weight,
@@ -125,7 +158,7 @@ Result<Comparison> compare(Gpu& gpu, const ProductShape& s, bool FastPaths::* pa
                .bound = kProductBound};
   const SavedPaths saved(gpu);
   for (const bool fast : {false, true}) {
-    gpu.fast.cublaslt = gpu.fast.skinny = false;
+    gpu.fast.cublaslt = gpu.fast.skinny = gpu.fast.cublaslt_f8 = gpu.fast.f8_tile = false;
     gpu.fast.*path = fast;
     gpu.fill(out.data(), 0xff, out_bytes);
     linear(context, call);
@@ -159,8 +192,31 @@ Result<std::vector<Comparison>> check_skinny(Gpu& gpu) {
                       {.tokens = 5, .rows = 33, .cols = 192, .out = DType::kBF16},
                       {.tokens = 16, .rows = 48, .cols = 64},
                       {.tokens = 3, .rows = 32, .cols = 128, .weight = DType::kQ4_0},
-                      {.tokens = 2, .rows = 32, .cols = 128, .weight = DType::kQ8_0}},
+                      {.tokens = 2, .rows = 32, .cols = 128, .weight = DType::kQ8_0},
+                      {.tokens = 1, .rows = 32, .cols = 192, .weight = DType::kF8E4M3, .group = 192},
+                      {.tokens = 9, .rows = 32, .cols = 256, .weight = DType::kF8E4M3, .group = 128}},
                      &FastPaths::skinny);
+}
+
+Result<std::vector<Comparison>> check_cublaslt_f8(Gpu& gpu) {
+  constexpr DType kF8 = DType::kF8E4M3;
+  return compare_all(
+      gpu,
+      {{.tokens = 17, .rows = 64, .cols = 256, .weight = kF8, .group = 256},
+       {.tokens = 40, .rows = 48, .cols = 192, .weight = kF8, .out = DType::kBF16, .group = 192},
+       {.tokens = 32, .rows = 64, .cols = 256, .weight = kF8, .group = 128},
+       {.tokens = 18, .rows = 72, .cols = 320, .weight = kF8, .group = 128}},
+      &FastPaths::cublaslt_f8);
+}
+
+Result<std::vector<Comparison>> check_f8_tile(Gpu& gpu) {
+  constexpr DType kF8 = DType::kF8E4M3;
+  return compare_all(
+      gpu,
+      {{.tokens = 17, .rows = 64, .cols = 256, .weight = kF8, .group = 256},
+       {.tokens = 70, .rows = 72, .cols = 320, .weight = kF8, .group = 128},
+       {.tokens = 33, .rows = 33, .cols = 192, .weight = kF8, .out = DType::kBF16, .group = 128}},
+      &FastPaths::f8_tile);
 }
 
 }  // namespace deepinfer::cuda

@@ -21,9 +21,17 @@
 namespace deepinfer::cuda::skinny {
 
 inline constexpr int kMostWarps = 8;
-// Elements from one row of staged x to the next beyond its columns: 64 bytes, so that the 16-byte reads of 8
-// threads (2 rows, 4 places) touch each bank once.
+// Elements from one row of staged x to the next beyond its columns, so that the 16-byte reads of 8 threads (2
+// rows, 4 places) touch each bank once: 64 bytes, or 16 where a thread's places are 32 bytes apart.
 inline constexpr int kPad = 32;
+constexpr int pad_of(Layout layout) {
+  return layout == Layout::kF8 ? 8 : kPad;
+}
+// First of the eight columns of a unit that thread t of a quad has in x[half].
+template <Layout kLayout>
+__device__ constexpr int column_of(int t, int half) {
+  return kLayout == Layout::kF8 ? t * 16 + half * 8 : t * 8 + half * 32;
+}
 
 // kEarly: in front of grid_dependency_wait().
 template <bool kEarly>
@@ -220,22 +228,65 @@ struct Unit<A, Layout::kU4> : CodeUnit<A, Layout::kU4> {};
 template <class A>
 struct Unit<A, Layout::kU8> : CodeUnit<A, Layout::kU8> {};
 
+// 16 rows x 64 codes, 16 columns a lane. Scales of 128 columns are applied to the sums of a unit, those of
+// whole rows in finish().
+template <class A>
+struct Unit<A, Layout::kF8> {
+  Bits128 rows[2];  // row g, row g + 8
+  float scales[2];
+
+  template <bool kEarly>
+  __device__ void load(const PackedView& w, int tile, int unit, int lane) {
+    const int64_t row = int64_t{tile} * kTileRows + lane / 4;
+    const unsigned char* p =
+        static_cast<const unsigned char*>(w.data) + row * w.cols + unit * kUnitCols + lane % 4 * 16;
+    rows[0] = weight_128<kEarly>(p);
+    rows[1] = weight_128<kEarly>(p + 8 * w.cols);
+    scales[0] = scales[1] = 1;
+    if (w.groups == 1) return;
+    const float* s = static_cast<const float*>(w.scales) + unit / (kF8Group / kUnitCols) * w.rows + row;
+    scales[0] = ldg(s);
+    scales[1] = ldg(s + 8);
+  }
+
+  template <int kNT>
+  __device__ void multiply(const PackedView&, float (&sum)[kNT][4], const Bits128 (&x)[kNT][2]) const {
+    float part[kNT][4] = {};
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const uint2 a = from_e4m3x4<A>(rows[0].x[2 * half]), b = from_e4m3x4<A>(rows[1].x[2 * half]);
+      const uint2 c = from_e4m3x4<A>(rows[0].x[2 * half + 1]), d = from_e4m3x4<A>(rows[1].x[2 * half + 1]);
+#pragma unroll
+      for (int n = 0; n < kNT; ++n) {
+        const Bits128& v = x[n][half];
+        mma_m16n8k16<A>(part[n], {a.x, b.x, a.y, b.y}, {v.x[0], v.x[1]});
+        mma_m16n8k16<A>(part[n], {c.x, d.x, c.y, d.y}, {v.x[2], v.x[3]});
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < kNT; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sum[n][i] += scales[i / 2] * part[n][i];
+  }
+};
+
 // This lane's columns of a unit for token 8 n + g, from memory or from staged rows.
-template <class A, int kNT>
+template <class A, Layout kLayout, int kNT>
 __device__ inline void load_x(Bits128 (&x)[kNT][2], const A* rows, int64_t stride, int tokens, int unit,
                               int lane) {
   const int g = lane / 4, t = lane % 4;
 #pragma unroll
   for (int n = 0; n < kNT; ++n) {
     const bool exists = n * 8 + g < tokens;
-    const A* p = rows + (n * 8 + g) * stride + unit * kUnitCols + t * 8;
+    const A* p = rows + (n * 8 + g) * stride + unit * kUnitCols;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) x[n][half] = exists ? load_128(p + half * 32) : Bits128{};
+    for (int half = 0; half < 2; ++half)
+      x[n][half] = exists ? load_128(p + column_of<kLayout>(t, half)) : Bits128{};
   }
 }
 
-// x * rstd * weight of every token, rounded to A, into `staged` [tokens][cols + kPad].
-template <class A>
+// x * rstd * weight of every token, rounded to A, into `staged` [tokens][cols + kRowPad].
+template <class A, int kRowPad>
 __device__ inline void stage_norm(const Product& p, A* staged, float* partial) {
   const int threads = blockDim.x, warps = threads / 32, tokens = static_cast<int>(p.tokens);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, cols = static_cast<int>(p.w.cols);
@@ -279,14 +330,14 @@ __device__ inline void stage_norm(const Product& p, A* staged, float* partial) {
       uint2 pair;
       pair.x = pack2<A>(v.x * factor[m] * w.x, v.y * factor[m] * w.y);
       pair.y = pack2<A>(v.z * factor[m] * w.z, v.w * factor[m] * w.w);
-      *reinterpret_cast<uint2*>(staged + m * (cols + kPad) + i) = pair;
+      *reinterpret_cast<uint2*>(staged + m * (cols + kRowPad) + i) = pair;
     }
   }
   sync_threads();
 }
 
 // The warps' sums added up; every thread then finishes some of the outputs.
-template <class A, int kRT, int kNT>
+template <class A, Layout kLayout, int kRT, int kNT>
 __device__ inline void finish(const Product& p, int tile, const float (&sum)[kRT][kNT][4], float* sums) {
   constexpr int kTile = 16 * 8 * kNT;  // of one row tile: [kNT][4][32 lanes]
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
@@ -305,6 +356,10 @@ __device__ inline void finish(const Product& p, int tile, const float (&sum)[kRT
     for (int w = 0; w < warps; ++w) {
       const float s = sums[w * kRT * kTile + r * kTile + (token / 8 * 4 + i) * 32 + from];
       v = w == 0 ? s : v + s;
+    }
+    if constexpr (kLayout == Layout::kF8) {
+      if (p.w.groups == 1)
+        v *= ldg(static_cast<const float*>(p.w.scales) + int64_t{tile + r} * kTileRows + row);
     }
     return v;
   };
@@ -355,7 +410,7 @@ __global__ void __launch_bounds__(32 * kMostWarps, least_blocks(kLayout, kRT* kN
   const int begin = section_start(units, sections, warp), end = section_start(units, sections, warp + 1);
   const int tokens = static_cast<int>(p.tokens);
   const A* x_rows = kNorm ? staged : static_cast<const A*>(p.x);
-  const int64_t x_stride = kNorm ? p.w.cols + kPad : p.x_stride;
+  const int64_t x_stride = kNorm ? p.w.cols + pad_of(kLayout) : p.x_stride;
   Unit<A, kLayout> w[kDepth][kRT];
   Bits128 x[kDepth][kNT][2];
   const auto load_weight = [&]<bool kEarly>(std::bool_constant<kEarly>, int slot, int tile, int unit) {
@@ -373,11 +428,11 @@ __global__ void __launch_bounds__(32 * kMostWarps, least_blocks(kLayout, kRT* kN
   grid_launch_dependents();
   load_first(std::true_type(), tile);
   grid_dependency_wait();
-  if constexpr (kNorm) stage_norm<A>(p, staged, sums);
+  if constexpr (kNorm) stage_norm<A, pad_of(kLayout)>(p, staged, sums);
   for (; tile < tiles; tile += stride) {
 #pragma unroll
     for (int i = 0; i < kDepth; ++i)
-      if (begin + i < end) load_x<A, kNT>(x[i], x_rows, x_stride, tokens, begin + i, lane);
+      if (begin + i < end) load_x<A, kLayout, kNT>(x[i], x_rows, x_stride, tokens, begin + i, lane);
     float sum[kRT][kNT][4] = {};
     for (int unit = begin; unit < end; unit += kDepth) {
 #pragma unroll
@@ -387,12 +442,12 @@ __global__ void __launch_bounds__(32 * kMostWarps, least_blocks(kLayout, kRT* kN
         for (int r = 0; r < kRT; ++r) w[i][r].template multiply<kNT>(p.w, sum[r], x[i]);
         if (unit + i + kDepth < end) {
           load_weight(std::false_type(), i, tile, unit + i + kDepth);
-          load_x<A, kNT>(x[i], x_rows, x_stride, tokens, unit + i + kDepth, lane);
+          load_x<A, kLayout, kNT>(x[i], x_rows, x_stride, tokens, unit + i + kDepth, lane);
         }
       }
     }
     if (tile + stride < tiles) load_first(std::false_type(), tile + stride);
-    finish<A, kRT, kNT>(p, tile, sum, sums);
+    finish<A, kLayout, kRT, kNT>(p, tile, sum, sums);
   }
   if (p.finish.arrived == nullptr) return;
   const int rows = static_cast<int>(p.sink.rows);
@@ -408,7 +463,7 @@ void start(Gpu& gpu, const Product& p) {
   if (kNorm)
     blocks = std::min<int64_t>(blocks, int64_t{gpu.facts().multiprocessors} * least_blocks(kLayout, 1));
   size_t smem = static_cast<size_t>(warps) * kRT * kNT * 128 * sizeof(float);
-  if (kNorm) smem += static_cast<size_t>(p.tokens * (p.w.cols + kPad)) * sizeof(A);
+  if (kNorm) smem += static_cast<size_t>(p.tokens * (p.w.cols + pad_of(kLayout))) * sizeof(A);
   launch({.grid = dim3(static_cast<unsigned>(blocks)),
           .block = dim3(32 * warps),
           .smem = smem,

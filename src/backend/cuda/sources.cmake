@@ -16,14 +16,18 @@ set(DI_CUDA_SOURCES
     fast/plan.cu
     gemm.cpp
     gemm_codes.cu
+    gemm_f8.cpp
+    gemm_f8_tile.cu
     gemm_skinny.cu
     gemm_skinny_codes.cu
+    gemm_skinny_f8.cu
     gemm_skinny_quantized.cu
     gemm_tile.cu
     gpu.cpp
     open_fast_paths.cpp
     pack.cpp
     pack_codes.cpp
+    pack_f8.cpp
     project.cpp
     qkv.cu
     random_fill.cu
@@ -31,6 +35,7 @@ set(DI_CUDA_SOURCES
     rates.cpp
     rope.cu
     rows.cu
+    rows_f8.cu
     sample.cu
     sample_pack.cpp
     score.cu

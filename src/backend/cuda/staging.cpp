@@ -32,6 +32,10 @@ void Staging::release(Gpu& gpu) {
   }
 }
 
+void want_staging(Gpu& gpu) {
+  if (gpu.parts().staging == nullptr) gpu.parts().staging = std::make_shared<Staging>();
+}
+
 void release_staging(Gpu& gpu) {
   if (gpu.parts().staging == nullptr) return;
   gpu.parts().staging->release(gpu);

@@ -33,6 +33,8 @@ class Staging {
   size_t at_ = 0;
 };
 
+// Makes gpu.parts().staging if there is none.
+void want_staging(Gpu& gpu);
 // Gives the pinned memory of uploads back, when the weights are loaded.
 void release_staging(Gpu& gpu);
 
