@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kThreads, kRows == 64 ? 3 : 2) f8_kernel(Produ
     }
     const unsigned char* stage = bytes + unit % kStages * kStageBytes;
     float sum[kMT][kNT][4] = {};
-#pragma unroll
+#pragma unroll 1
     for (int half = 0; half < 2; ++half) {
       Bits128 tokens[kNT];
 #pragma unroll
