@@ -64,7 +64,7 @@ def gather(parts):
     out["bench"] = read(parts / "bench-8b.out")
     out["start"] = {n: read(parts / f"bench-start-{n}.out") for n in ("first", "second")}
     out["gaps"] = read(parts / "bench-gaps.json")
-    out["linear"] = {n: lines_of(parts / f"bench-linear-{n}.out") for n in ("bf16", "q4_0")}
+    out["linear"] = {n: lines_of(parts / f"bench-linear-{n}.out") for n in ("bf16", "q4_0", "f8", "f8_blocks")}
     out["default_model"] = read(parts / "bench-default.out")
     return out
 

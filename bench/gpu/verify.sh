@@ -165,6 +165,8 @@ part_bench() {
   if [ -x "$bundle/tests/cuda_linear_bench" ]; then
     run bench-linear-bf16 40 "$bundle/tests/cuda_linear_bench" bf16
     run bench-linear-q4_0 40 "$bundle/tests/cuda_linear_bench" q4_0
+    run bench-linear-f8 40 "$bundle/tests/cuda_linear_bench" f8
+    run bench-linear-f8_blocks 40 "$bundle/tests/cuda_linear_bench" f8_blocks
   fi
   [ ! -f "$model" ] || run bench-default 40 "${bench[@]}" --model "$model" --prefill 512 --decode 128 --batch 32 --repeat 3
 }

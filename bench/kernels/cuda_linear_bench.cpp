@@ -1,8 +1,11 @@
 // The products of a Llama-3.1-8B layer on a card, by number of tokens and by kernel: microseconds, GB/s of
-// packed weights and TFLOP/s, a JSON object a line. Weights of several layers take turns in one graph, so
-// that they come from memory and not from the cache.
+// packed weights and TFLOP/s, and the part of the floor that is reached, a JSON object a line. Weights of
+// several layers take turns in one graph, so that they come from memory and not from the cache.
 //
-//   cuda_linear_bench [bf16|q4_0|q4_1|q8_0] [pdl]
+// The floor is the larger of the weight's bytes at the card's rate of copies and the operations at its rate
+// of BF16 products, twice that for FP8, both measured first.
+//
+//   cuda_linear_bench [bf16|q4_0|q4_1|q8_0|f8|f8_blocks] [pdl]
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -19,6 +22,7 @@
 #include "backend/cuda.h"
 #include "backend/cuda/linear.h"
 #include "backend/cuda_gpu.h"
+#include "backend/cuda_rates.h"
 #include "base/check.h"
 
 namespace deepinfer {
@@ -40,9 +44,21 @@ constexpr Shape kShapes[] = {{"qkv", 6144, 4096, cuda::Epilogue::kStore, true},
 
 struct Path {
   const char* name;
-  bool skinny, cublaslt;
+  bool skinny, cublaslt, f8_tile;
 };
-constexpr Path kPaths[] = {{"as served", true, true}, {"tile", false, false}, {"cublaslt", false, true}};
+constexpr Path kPaths[] = {{"as served", true, true, true},
+                           {"tile", false, false, false},
+                           {"cublaslt", false, true, false},
+                           {"f8 tile", false, false, true}};
+
+struct Format {
+  const char* name;
+  DType dtype;
+  int64_t group = 0;  // of F8; 0: a scale a row
+};
+constexpr Format kFormats[] = {{"bf16", DType::kBF16}, {"q4_0", DType::kQ4_0},
+                               {"q4_1", DType::kQ4_1}, {"q8_0", DType::kQ8_0},
+                               {"f8", DType::kF8E4M3}, {"f8_blocks", DType::kF8E4M3, 128}};
 
 template <class T>
 T must(Result<T> r) {
@@ -57,10 +73,13 @@ std::vector<std::byte> random_rows(DType dtype, int64_t rows, int64_t cols) {
   std::vector<std::byte> data(stride * static_cast<size_t>(rows));
   std::mt19937 random(1);
   const DTypeInfo& t = info(dtype);
-  for (size_t i = 0; i < stride * kDifferent; i += 2) {
-    const auto bits = static_cast<uint16_t>(t.block_elems > 1 ? random() : 0x3c00 | (random() & 0x80ff));
-    std::memcpy(&data[i], &bits, 2);
-  }
+  if (dtype == DType::kF8E4M3) {
+    for (size_t i = 0; i < stride * kDifferent; ++i) data[i] = static_cast<std::byte>(random() & 0xb7);
+  } else
+    for (size_t i = 0; i < stride * kDifferent; i += 2) {
+      const auto bits = static_cast<uint16_t>(t.block_elems > 1 ? random() : 0x3c00 | (random() & 0x80ff));
+      std::memcpy(&data[i], &bits, 2);
+    }
   for (size_t i = 0; t.block_elems > 1 && i < stride * kDifferent; i += t.block_bytes) {
     const uint16_t scale = 0x1400, minimum = 0x9c00;
     std::memcpy(&data[i], &scale, 2);
@@ -74,8 +93,8 @@ std::vector<std::byte> random_rows(DType dtype, int64_t rows, int64_t cols) {
 
 class Bench {
  public:
-  Bench(DType dtype, bool pdl)
-      : pool_(static_cast<int>(std::max(1u, std::thread::hardware_concurrency() / 2))) {
+  Bench(const Format& format, bool pdl)
+      : format_(format), pool_(static_cast<int>(std::max(1u, std::thread::hardware_concurrency() / 2))) {
     gpu_ = must(cuda::Gpu::open({}));
     const Result<void> ready = gpu_->open_fast_paths();
     DI_CHECK(ready.ok(), "{}", ready.error().message);
@@ -88,7 +107,8 @@ class Bench {
     out_ = filled(0, static_cast<size_t>(most) * 28672 * 4);
     norm_ = must(cuda::upload(context_, std::vector<float>(14336, 1.0f)));
     pdl_ = pdl;
-    for (const Shape& s : kShapes) weights_.push_back(pack(s, dtype));
+    rates_ = must(cuda::measure_rates(*gpu_));
+    for (const Shape& s : kShapes) weights_.push_back(pack(s));
   }
 
   void run() {
@@ -96,9 +116,13 @@ class Bench {
     for (size_t i = 0; i < std::size(kShapes); ++i) {
       for (const int64_t tokens : kTokens) {
         for (const Path& path : kPaths) {
+          const bool f8 = format_.dtype == DType::kF8E4M3;
           if (path.cublaslt && !path.skinny && !all.cublaslt) continue;
+          if (path.f8_tile && !path.skinny && !(f8 && all.f8_tile)) continue;
           gpu_->fast.skinny = path.skinny && all.skinny;
           gpu_->fast.cublaslt = path.cublaslt && all.cublaslt;
+          gpu_->fast.cublaslt_f8 = path.cublaslt && all.cublaslt_f8;
+          gpu_->fast.f8_tile = path.f8_tile && all.f8_tile;
           report(kShapes[i], tokens, path, seconds(i, tokens));
         }
       }
@@ -113,12 +137,19 @@ class Bench {
     return b;
   }
 
-  std::vector<LinearWeight> pack(const Shape& s, DType dtype) {
+  std::vector<LinearWeight> pack(const Shape& s) {
     const bool paired = s.epilogue == cuda::Epilogue::kGated;
     const int64_t rows = paired ? s.rows / 2 : s.rows;
-    const std::vector<std::byte> data = random_rows(dtype, rows, s.cols);
-    LinearSource source{.dtype = dtype, .cols = s.cols, .parts = {{data.data(), rows}}};
-    if (paired) source.parts.push_back({data.data(), rows});
+    const std::vector<std::byte> data = random_rows(format_.dtype, rows, s.cols);
+    LinearSource source{.dtype = format_.dtype, .cols = s.cols, .parts = {{data.data(), rows}}};
+    std::vector<float> scales;
+    if (format_.dtype == DType::kF8E4M3) {
+      source.group = format_.group == 0 ? s.cols : format_.group;
+      source.scale_dtype = DType::kF32;
+      scales.assign(static_cast<size_t>(rows * source.groups()), 0x1p-8f);
+      source.parts[0].scale = scales.data();
+    }
+    if (paired) source.parts.push_back(source.parts[0]);
     if (paired) source.order = RowOrder::kPaired;
     std::vector<LinearWeight> layers;
     for (int i = 0; i < kLayers; ++i) layers.push_back(must(cuda::pack_linear(context_, source)));
@@ -166,13 +197,20 @@ class Bench {
     const double bytes = static_cast<double>(weights_[shape].front().packed.size());
     const double flop =
         2.0 * static_cast<double>(tokens) * static_cast<double>(s.rows) * static_cast<double>(s.cols);
+    const double matrix = rates_.tflop_per_second * (format_.dtype == DType::kF8E4M3 ? 2e12 : 1e12);
+    const double floor =
+        std::max(bytes / (rates_.copy_gb_per_second * 1e9), matrix > 0 ? flop / matrix : 0.0);
     fmt::print(
-        R"({{"matrix": "{}", "tokens": {}, "kernel": "{}", "us": {:.2f}, "gb_s": {:.0f}, "tflop_s": {:.1f}}})"
+        R"({{"weights": "{}", "matrix": "{}", "tokens": {}, "kernel": "{}", "us": {:.2f}, "gb_s": {:.0f}, )"
+        R"("tflop_s": {:.1f}, "floor_us": {:.2f}, "of_floor": {:.3f}}})"
         "\n",
-        s.name, tokens, path.name, seconds * 1e6, bytes / seconds / 1e9, flop / seconds / 1e12);
+        format_.name, s.name, tokens, path.name, seconds * 1e6, bytes / seconds / 1e9, flop / seconds / 1e12,
+        floor * 1e6, floor / seconds);
     std::fflush(stdout);
   }
 
+  Format format_;
+  cuda::DeviceRates rates_;
   ThreadPool pool_;
   std::unique_ptr<cuda::Gpu> gpu_;
   Context context_;
@@ -186,26 +224,23 @@ class Bench {
 }  // namespace deepinfer
 
 int main(int argc, char** argv) {
-  using deepinfer::DType;
-  DType dtype = DType::kBF16;
+  deepinfer::Format format = deepinfer::kFormats[0];
   bool pdl = false;
   for (int i = 1; i < argc; ++i) {
     const std::string_view a = argv[i];
-    if (a == "pdl")
+    const auto* found = std::find_if(std::begin(deepinfer::kFormats), std::end(deepinfer::kFormats),
+                                     [&](const auto& f) { return a == f.name; });
+    if (a == "pdl") {
       pdl = true;
-    else if (a == "q4_0")
-      dtype = DType::kQ4_0;
-    else if (a == "q4_1")
-      dtype = DType::kQ4_1;
-    else if (a == "q8_0")
-      dtype = DType::kQ8_0;
-    else if (a != "bf16") {
-      fmt::print(stderr, "{}: got {}, expected bf16, q4_0, q4_1, q8_0 or pdl\n", argv[0], a);
+    } else if (found != std::end(deepinfer::kFormats)) {
+      format = *found;
+    } else {
+      fmt::print(stderr, "{}: got {}, expected bf16, q4_0, q4_1, q8_0, f8, f8_blocks or pdl\n", argv[0], a);
       return 2;
     }
   }
   try {
-    deepinfer::Bench(dtype, pdl).run();
+    deepinfer::Bench(format, pdl).run();
   } catch (const std::exception& e) {
     fmt::print(stderr, "{}\n", e.what());
     return 1;
