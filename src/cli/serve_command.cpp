@@ -155,6 +155,7 @@ bool Control::engine_stalled() const {
 void Control::end() {
   ended_ = true;
   boost::system::error_code ignored;
+  signals_.cancel(ignored);
   signals_.clear(ignored);  // from now on a signal ends the program, whatever it waits for
   stats_timer_.cancel();
 }
