@@ -45,7 +45,7 @@ TEST_P(Codes, ProjectMatchesTheOracle) {
   for (const Scales scales : {Scales::kOrdinary, Scales::kRowWide, Scales::kWide}) {
     CodeShape shape = GetParam();
     shape.scales = scales;
-    for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{1, 32}, {16, 64}, {37, 416}}) {
+    for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{1, 32}, {16, 64}, {37, 416}, {21, 512}}) {
       LinearSource s = code_source(random_, shape, cols);
       const CodeMatrix m = random_codes(random_, shape, s, rows);
       s.parts = {m.part()};
@@ -177,20 +177,21 @@ TEST_P(Codes, HeadComputesTheWantedRows) {
 // What F16 holds of the scales is read back bit for bit.
 TEST_P(Codes, EmbedReadsTheOraclesValues) {
   Machine machine(2);
-  const int64_t cols = 160;
-  LinearSource s = code_source(random_, GetParam(), cols);
-  const CodeMatrix m = random_codes(random_, GetParam(), s, 37);
-  s.parts = {m.part()};
-  const LinearWeight w = pack(machine.context, s);
-  Batch batch({{.slot = 0, .tokens = {0, 15, 16, 36}}});
-  std::vector<float> out(4 * cols), expected(cols);
-  ops::embed(machine.context, {&batch.step, nullptr, &w, tensor(out, {4, cols})});
-  const bool exact = s.dtype == DType::kF8E4M3 || s.scale_dtype != DType::kF32 || s.groups() == 1;
-  for (int t = 0; t < 4; ++t) {
-    dequantize_codes(s, s.parts[0], batch.token[t], expected.data());
-    for (int64_t i = 0; i < cols; ++i) {
-      const double bound = exact ? 0 : std::ldexp(std::fabs(expected[i]), -11);
-      ASSERT_NEAR(out[t * cols + i], expected[i], bound) << t << " " << i;
+  for (const int64_t cols : {160, 256}) {
+    LinearSource s = code_source(random_, GetParam(), cols);
+    const CodeMatrix m = random_codes(random_, GetParam(), s, 37);
+    s.parts = {m.part()};
+    const LinearWeight w = pack(machine.context, s);
+    Batch batch({{.slot = 0, .tokens = {0, 15, 16, 36}}});
+    std::vector<float> out(4 * cols), expected(cols);
+    ops::embed(machine.context, {&batch.step, nullptr, &w, tensor(out, {4, cols})});
+    const bool exact = s.dtype == DType::kF8E4M3 || s.scale_dtype != DType::kF32 || s.groups() == 1;
+    for (int t = 0; t < 4; ++t) {
+      dequantize_codes(s, s.parts[0], batch.token[t], expected.data());
+      for (int64_t i = 0; i < cols; ++i) {
+        const double bound = exact ? 0 : std::ldexp(std::fabs(expected[i]), -11);
+        ASSERT_NEAR(out[t * cols + i], expected[i], bound) << t << " " << i;
+      }
     }
   }
 }
@@ -217,24 +218,24 @@ struct Constant {
 // The largest and smallest codes and zero points everywhere: no accumulator overflows, every sum is exact.
 TEST(CodesEdges, ExtremeCodesAndZeroPointsAreExact) {
   Machine machine(1);
-  const int64_t cols = 512;
-  for (const DType dtype : {DType::kU4, DType::kU8}) {
-    for (const int code : {0x00, 0x77, 0x7f, 0x80, 0xff}) {
-      for (const int zero : {0, 7, 8, 16, 128, 255, 256, 1024, -1024}) {
-        if (dtype == DType::kU4 && (zero < 0 || zero > 255)) continue;
-        const Constant c(dtype, static_cast<uint8_t>(code), static_cast<int16_t>(zero), 16, cols);
-        const LinearWeight w = pack(machine.context, c.source);
-        for (const float value : {127.0f, -127.0f}) {
-          std::vector<float> x(5 * cols, value);
-          const std::vector<float> y = project(machine, w, x, 5);
-          std::vector<float> row(cols);
-          dequantize_codes(c.source, c.source.parts[0], 0, row.data());
-          const double expected = std::accumulate(row.begin(), row.end(), 0.0) * value;
-          for (const float v : y) ASSERT_EQ(v, expected) << info(dtype).name << " " << code << " " << zero;
+  for (const int64_t cols : {512, 480})
+    for (const DType dtype : {DType::kU4, DType::kU8}) {
+      for (const int code : {0x00, 0x77, 0x7f, 0x80, 0xff}) {
+        for (const int zero : {0, 7, 8, 16, 128, 255, 256, 1024, -1024}) {
+          if (dtype == DType::kU4 && (zero < 0 || zero > 255)) continue;
+          const Constant c(dtype, static_cast<uint8_t>(code), static_cast<int16_t>(zero), 16, cols);
+          const LinearWeight w = pack(machine.context, c.source);
+          for (const float value : {127.0f, -127.0f}) {
+            std::vector<float> x(5 * cols, value);
+            const std::vector<float> y = project(machine, w, x, 5);
+            std::vector<float> row(cols);
+            dequantize_codes(c.source, c.source.parts[0], 0, row.data());
+            const double expected = std::accumulate(row.begin(), row.end(), 0.0) * value;
+            for (const float v : y) ASSERT_EQ(v, expected) << info(dtype).name << " " << code << " " << zero;
+          }
         }
       }
     }
-  }
 }
 
 // Every code of E4M3, subnormal ones too, one at a time.
@@ -281,25 +282,30 @@ TEST(CodesEdges, F8TakesAnyEvenNumberOfColumns) {
   }
 }
 
-// Shares of BF16's memory: 4.5 bits, 4.75 with zero points, 8.5 and 9; F8 a byte and its scales.
+// Shares of BF16's memory: 4.5 bits, 4.75 with zero points; 8.5 and 9; less where scales are for 128 columns;
+// F8 a byte and its scales.
 TEST(CodesEdges, MemoryIsWhatTheLayoutsPromise) {
   Machine machine(1);
   Random random(6);
   const int64_t rows = 128, cols = 1024;
-  const auto share = [&](const CodeShape& shape) {
+  const auto bits = [&](const CodeShape& shape) {
     LinearSource s = code_source(random, shape, cols);
     const CodeMatrix m = random_codes(random, shape, s, rows);
     s.parts = {m.part()};
-    return static_cast<double>(pack(machine.context, s).packed.size()) / (rows * cols * 2);
+    return static_cast<double>(pack(machine.context, s).packed.size()) * 8 / (rows * cols);
   };
-  EXPECT_DOUBLE_EQ(share({DType::kU4, DType::kF16, 128}), 4.5 / 16);
-  EXPECT_DOUBLE_EQ(share({DType::kU4, DType::kBF16, 128}), 4.5 / 16);  // no scale a row: F16 holds them
-  EXPECT_DOUBLE_EQ(share({DType::kU4, DType::kF16, 128, true}), 4.75 / 16);
-  EXPECT_LT(share({DType::kU4, DType::kF32, 128, true}), 0.30);
-  EXPECT_DOUBLE_EQ(share({DType::kU8, DType::kF16, 128}), 8.5 / 16);
-  EXPECT_DOUBLE_EQ(share({DType::kU8, DType::kF16, 128, true}), 9.0 / 16);
-  EXPECT_LT(share({DType::kF8E4M3, DType::kF32, 0}), 0.52);
-  EXPECT_LT(share({DType::kF8E4M3, DType::kF32, 128}), 0.52);
+  EXPECT_DOUBLE_EQ(bits({DType::kU4, DType::kF16, 64}), 4.5);
+  EXPECT_DOUBLE_EQ(bits({DType::kU4, DType::kF16, 64, true}), 4.75);
+  EXPECT_DOUBLE_EQ(bits({DType::kU4, DType::kF16, 128}), 4.125);
+  EXPECT_DOUBLE_EQ(bits({DType::kU4, DType::kBF16, 128}), 4.125);  // no scale a row: F16 holds them
+  EXPECT_DOUBLE_EQ(bits({DType::kU4, DType::kF16, 128, true}), 4.1875);
+  EXPECT_DOUBLE_EQ(bits({DType::kU4, DType::kF32, 128, true}), 4.1875 + 32.0 / cols);
+  EXPECT_DOUBLE_EQ(bits({DType::kU8, DType::kF16, 32}), 8.5);
+  EXPECT_DOUBLE_EQ(bits({DType::kU8, DType::kF16, 32, true}), 9.0);
+  EXPECT_DOUBLE_EQ(bits({DType::kU8, DType::kF16, 0}), 8.125);
+  EXPECT_DOUBLE_EQ(bits({DType::kU8, DType::kF16, 256, true}), 8.25);
+  EXPECT_DOUBLE_EQ(bits({DType::kF8E4M3, DType::kF32, 0}), 8 + 32.0 / cols);
+  EXPECT_DOUBLE_EQ(bits({DType::kF8E4M3, DType::kF32, 128}), 8.25);
 }
 
 // Zero points that are all in the middle cost nothing, wherever they stand.

@@ -1,7 +1,6 @@
 // Reads rows out of a packed table, and the table of RoPE's angles.
 #include <cmath>
 #include <cstddef>
-#include <type_traits>
 
 #include "backend/cpu.h"
 #include "backend/cpu/layout.h"
@@ -17,21 +16,21 @@ namespace {
 template <class Tile>
 void read_tiles(const std::byte* group, int lane, int64_t cols, float* out) {
   const Tile* w = reinterpret_cast<const Tile*>(group);
-  for (int64_t b = 0; b < cols / kTileK; ++b, ++w, out += kTileK) {
-    const float d = f16_to_float(w->d[lane]);
-    for (int i = 0; i < kTileK; ++i) {
-      int q;
-      if constexpr (sizeof(w->q) == sizeof(TileQ8_0::q)) {
-        q = w->q[i / 4][lane * 4 + i % 4];
-      } else {
-        const int byte = w->q[i % 16 / 4][lane * 4 + i % 4];
-        q = i < 16 ? byte & 15 : byte >> 4;
-      }
-      if constexpr (std::is_same_v<Tile, TileQ4_0>) q -= 8;
-      if constexpr (requires { w->z; }) q -= w->z[lane];
-      out[i] = d * static_cast<float>(q);
-      if constexpr (requires { w->m; }) out[i] += f16_to_float(w->m[lane]);
+  for (int64_t k = 0; k < cols; ++k) {
+    const Tile& tile = w[k / kColumnsOf<Tile>];
+    const auto& block = tile.q[k % kColumnsOf<Tile> / kTileK];
+    const int i = static_cast<int>(k % kTileK);
+    int q;
+    if constexpr (kBytes<Tile>) {
+      q = block[i / 4][lane * 4 + i % 4];
+    } else {
+      const int byte = block[i % 16 / 4][lane * 4 + i % 4];
+      q = i < 16 ? byte & 15 : byte >> 4;
+      if constexpr (!requires { tile.z; } && !requires { tile.m; }) q -= 8;
     }
+    if constexpr (requires { tile.z; }) q -= tile.z[lane];
+    out[k] = f16_to_float(tile.d[lane]) * static_cast<float>(q);
+    if constexpr (requires { tile.m; }) out[k] += f16_to_float(tile.m[lane]);
   }
 }
 
@@ -61,15 +60,23 @@ void read_group(Layout layout, const std::byte* group, int lane, int64_t cols, f
     case Layout::kF8Groups:
       return read_f8(group, lane, cols, out);
     case Layout::kQ4_0:
-      return read_tiles<TileQ4_0>(group, lane, cols, out);
+      return read_tiles<TileS4<1>>(group, lane, cols, out);
+    case Layout::kQ4_0Wide:
+      return read_tiles<TileS4<kWide>>(group, lane, cols, out);
     case Layout::kQ4_1:
       return read_tiles<TileQ4_1>(group, lane, cols, out);
-    case Layout::kQ8_0:
-      return read_tiles<TileQ8_0>(group, lane, cols, out);
     case Layout::kU4:
-      return read_tiles<TileU4>(group, lane, cols, out);
+      return read_tiles<TileU4<1>>(group, lane, cols, out);
+    case Layout::kU4Wide:
+      return read_tiles<TileU4<kWide>>(group, lane, cols, out);
+    case Layout::kQ8_0:
+      return read_tiles<TileS8<1>>(group, lane, cols, out);
+    case Layout::kQ8_0Wide:
+      return read_tiles<TileS8<kWide>>(group, lane, cols, out);
     case Layout::kU8:
-      return read_tiles<TileU8>(group, lane, cols, out);
+      return read_tiles<TileU8<1>>(group, lane, cols, out);
+    case Layout::kU8Wide:
+      return read_tiles<TileU8<kWide>>(group, lane, cols, out);
   }
 }
 

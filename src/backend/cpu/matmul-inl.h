@@ -11,15 +11,23 @@ namespace {
 static void matmul(const MatmulArgs& a, const Columns& x, int64_t first, int64_t last) {
   switch (a.layout) {
     case Layout::kQ4_0:
-      return int_matmul<TileQ4_0>(a, x, first, last);
+      return int_matmul<TileS4<1>>(a, x, first, last);
+    case Layout::kQ4_0Wide:
+      return int_matmul<TileS4<kWide>>(a, x, first, last);
     case Layout::kQ4_1:
       return int_matmul<TileQ4_1>(a, x, first, last);
-    case Layout::kQ8_0:
-      return int_matmul<TileQ8_0>(a, x, first, last);
     case Layout::kU4:
-      return int_matmul<TileU4>(a, x, first, last);
+      return int_matmul<TileU4<1>>(a, x, first, last);
+    case Layout::kU4Wide:
+      return int_matmul<TileU4<kWide>>(a, x, first, last);
+    case Layout::kQ8_0:
+      return int_matmul<TileS8<1>>(a, x, first, last);
+    case Layout::kQ8_0Wide:
+      return int_matmul<TileS8<kWide>>(a, x, first, last);
     case Layout::kU8:
-      return int_matmul<TileU8>(a, x, first, last);
+      return int_matmul<TileU8<1>>(a, x, first, last);
+    case Layout::kU8Wide:
+      return int_matmul<TileU8<kWide>>(a, x, first, last);
     case Layout::kF32:
       return float_matmul<ElementF32>(a, x, first, last);
     case Layout::kF16:

@@ -34,12 +34,16 @@ DI_INLINE int32_t four_bytes(const int8_t* p) {
   return load_as<int32_t>(p);
 }
 
-template <class Tile>
-constexpr bool kBytes = sizeof(Tile::q) == sizeof(TileQ8_0::q);
-
 // What is multiplied is moved against the value's code, by the same in every row: Columns::correction.
 template <class Tile>
 constexpr bool kCorrected = kBytes<Tile> || (!requires(Tile t) { t.m; } && !requires(Tile t) { t.z; });
+
+// A block of a tile, with the first one what stands behind the last.
+template <class Tile>
+DI_INLINE void prefetch_block(const Tile& w, int block) {
+  prefetch(w.q[block], sizeof(w.q[block]));
+  if (block + 1 == kBlocksOf<Tile>) prefetch(w.d, sizeof(Tile) - sizeof(w.q));
+}
 
 #if defined(__AVX512VNNI__)
 
@@ -48,54 +52,68 @@ constexpr int kIntColumns = 8;
 // 64 unsigned bytes for each group of four k. Signed ones are moved up by 128, their correction is -128 *
 // sum.
 template <class Tile>
-DI_INLINE void unpack(const Tile& w, __m512i (&p)[8]) {
+DI_INLINE void unpack(const Tile& w, int block, __m512i (&p)[8]) {
+  const auto& q = w.q[block];
   if constexpr (kBytes<Tile>) {
     DI_UNROLL for (int j = 0; j < 8; ++j) {
-      p[j] = _mm512_xor_si512(_mm512_loadu_si512(w.q[j]), _mm512_set1_epi8(-128));
+      p[j] = _mm512_xor_si512(_mm512_loadu_si512(q[j]), _mm512_set1_epi8(-128));
     }
   } else {
     DI_UNROLL for (int j = 0; j < 4; ++j) {
-      const __m512i v = _mm512_loadu_si512(w.q[j]);
+      const __m512i v = _mm512_loadu_si512(q[j]);
       p[j] = _mm512_and_si512(v, _mm512_set1_epi8(15));
       p[j + 4] = _mm512_and_si512(_mm512_srli_epi16(v, 4), _mm512_set1_epi8(15));
     }
   }
 }
-DI_INLINE __m512 zero_points(const TileU4& w) {
+template <int Blocks>
+DI_INLINE __m512 zero_points(const TileU4<Blocks>& w) {
   return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w.z))));
 }
-DI_INLINE __m512 zero_points(const TileU8& w) {
+template <int Blocks>
+DI_INLINE __m512 zero_points(const TileU8<Blocks>& w) {
   return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w.z))));
+}
+
+// f += one block of a tile times N columns; d: the tile's scales.
+template <class Tile, int N>
+DI_INLINE void add_block(const Tile& w, int block, __m512 d, const PanelView& x, int64_t at, __m512 (&f)[N]) {
+  __m512i p[8];
+  unpack(w, block, p);
+  const int8_t* q = x.q + at * kTileK;
+  // One or two columns: two chains each, for the latency.
+  constexpr int kChains = N <= 2 ? 2 : 1;
+  __m512i i[N][2];
+  DI_UNROLL for (int c = 0; c < N; ++c) {
+    i[c][0] = kCorrected<Tile> ? _mm512_set1_epi32(x.correction[at + c]) : _mm512_setzero_si512();
+    i[c][1] = _mm512_setzero_si512();
+  }
+  DI_UNROLL for (int j = 0; j < 8; ++j) DI_UNROLL for (int c = 0; c < N; ++c) {
+    __m512i& sum = i[c][j % kChains];
+    sum = _mm512_dpbusd_epi32(sum, p[j], _mm512_set1_epi32(four_bytes(q + c * kTileK + 4 * j)));
+  }
+  DI_UNROLL for (int c = 0; c < N; ++c) {
+    if constexpr (kChains == 2) i[c][0] = _mm512_add_epi32(i[c][0], i[c][1]);
+    if constexpr (requires { w.m; }) {
+      const __m512 m = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w.m)));
+      f[c] = _mm512_fmadd_ps(m, _mm512_set1_ps(x.sum[at + c]), f[c]);
+    }
+    __m512 dots = _mm512_cvtepi32_ps(i[c][0]);
+    if constexpr (requires { w.z; })
+      dots = _mm512_fnmadd_ps(zero_points(w), _mm512_set1_ps(x.sum[at + c]), dots);
+    f[c] = _mm512_fmadd_ps(dots, _mm512_mul_ps(d, _mm512_set1_ps(x.scale[at + c])), f[c]);
+  }
 }
 
 template <class Tile, int N>
 static void int_tile(const Tile* w, int64_t blocks, const PanelView& x, float* y) {
   __m512 f[N];
   DI_UNROLL for (int c = 0; c < N; ++c) f[c] = _mm512_setzero_ps();
-  for (int64_t b = 0; b < blocks; ++b, ++w) {
-    prefetch(w, sizeof(Tile));
-    __m512i p[8];
-    unpack(*w, p);
+  for (int64_t b = 0; b < blocks; ++w) {
     const __m512 d = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w->d)));
-    const int64_t at = b * x.width;
-    DI_UNROLL for (int c = 0; c < N; ++c) {
-      const int8_t* q = x.q + (at + c) * kTileK;
-      __m512i i = _mm512_setzero_si512(), odd = _mm512_setzero_si512();
-      if constexpr (kCorrected<Tile>) i = _mm512_set1_epi32(x.correction[at + c]);
-      DI_UNROLL for (int j = 0; j < 8; j += 2) {
-        i = _mm512_dpbusd_epi32(i, p[j], _mm512_set1_epi32(four_bytes(q + 4 * j)));
-        __m512i& second = N <= 2 ? odd : i;  // one column: two chains, for the latency
-        second = _mm512_dpbusd_epi32(second, p[j + 1], _mm512_set1_epi32(four_bytes(q + 4 * j + 4)));
-      }
-      if constexpr (N <= 2) i = _mm512_add_epi32(i, odd);
-      if constexpr (requires { w->m; }) {
-        const __m512 m = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w->m)));
-        f[c] = _mm512_fmadd_ps(m, _mm512_set1_ps(x.sum[at + c]), f[c]);
-      }
-      __m512 dots = _mm512_cvtepi32_ps(i);
-      if constexpr (requires { w->z; })
-        dots = _mm512_fnmadd_ps(zero_points(*w), _mm512_set1_ps(x.sum[at + c]), dots);
-      f[c] = _mm512_fmadd_ps(dots, _mm512_mul_ps(d, _mm512_set1_ps(x.scale[at + c])), f[c]);
+    DI_NO_UNROLL for (int block = 0; block < kBlocksOf<Tile>; ++block, ++b) {
+      prefetch_block(*w, block);
+      add_block(*w, block, d, x, b * x.width, f);
     }
   }
   DI_UNROLL for (int c = 0; c < N; ++c) _mm512_storeu_ps(y + c * kGroupRows, f[c]);
@@ -199,22 +217,25 @@ DI_INLINE PartF32 part_of_f16(const uint16_t* h, int part) {
 #endif
 }
 
-DI_INLINE PartF32 zero_points(const TileU4& w, int part) {
+template <int Blocks>
+DI_INLINE PartF32 zero_points(const TileU4<Blocks>& w, int part) {
   using Part = uint8_t __attribute__((vector_size(kPartRows)));
   return __builtin_convertvector(load_as<Part>(w.z + part * kPartRows), PartF32);
 }
-DI_INLINE PartF32 zero_points(const TileU8& w, int part) {
+template <int Blocks>
+DI_INLINE PartF32 zero_points(const TileU8<Blocks>& w, int part) {
   using Part = int16_t __attribute__((vector_size(2 * kPartRows)));
   return __builtin_convertvector(load_as<Part>(w.z + part * kPartRows), PartF32);
 }
 
 // The exact dot products of one block for a register's rows and N columns.
 template <class Tile, int N>
-DI_INLINE void nibble_dots(const Tile& w, int part, const PanelView& x, int64_t at, Bytes (&i)[N]) {
+DI_INLINE void nibble_dots(const Tile& w, int block, int part, const PanelView& x, int64_t at,
+                           Bytes (&i)[N]) {
   const size_t offset = part * sizeof(Bytes);
   DI_UNROLL for (int c = 0; c < N; ++c) i[c] = zero_bytes();
   DI_UNROLL for (int j = 0; j < 4; ++j) {
-    const Bytes v = load_as<Bytes>(w.q[j] + offset);
+    const Bytes v = load_as<Bytes>(w.q[block][j] + offset);
     const Bytes low = bit_and(v, set_bytes(15)), high = high_nibbles(v);
     DI_UNROLL for (int c = 0; c < N; ++c) {
       const int8_t* q = x.q + (at + c) * kTileK;
@@ -231,11 +252,11 @@ DI_INLINE void nibble_dots(const Tile& w, int part, const PanelView& x, int64_t 
 
 // |w| * (sign of w) x: a pair of products of bytes fits 16 bits, not more.
 template <class Tile, int N>
-DI_INLINE void byte_dots(const Tile& w, int part, const PanelView& x, int64_t at, Bytes (&i)[N]) {
+DI_INLINE void byte_dots(const Tile& w, int block, int part, const PanelView& x, int64_t at, Bytes (&i)[N]) {
   const size_t offset = part * sizeof(Bytes);
   DI_UNROLL for (int c = 0; c < N; ++c) i[c] = zero_bytes();
   DI_UNROLL for (int j = 0; j < 8; ++j) {
-    const Bytes v = load_as<Bytes>(w.q[j] + offset);
+    const Bytes v = load_as<Bytes>(w.q[block][j] + offset);
     const Bytes magnitude = abs8(v);
     DI_UNROLL for (int c = 0; c < N; ++c) {
       const int8_t* q = x.q + (at + c) * kTileK;
@@ -244,27 +265,34 @@ DI_INLINE void byte_dots(const Tile& w, int part, const PanelView& x, int64_t at
   }
 }
 
+// f += one block of a tile times N columns.
+template <class Tile, int N>
+DI_INLINE void add_block(const Tile& w, int block, const PanelView& x, int64_t at, PartF32 (&f)[N][kParts]) {
+  DI_UNROLL for (int p = 0; p < kParts; ++p) {
+    Bytes i[N];
+    if constexpr (kBytes<Tile>)
+      byte_dots(w, block, p, x, at, i);
+    else
+      nibble_dots(w, block, p, x, at, i);
+    const PartF32 d = part_of_f16(w.d, p);
+    DI_UNROLL for (int c = 0; c < N; ++c) {
+      if constexpr (requires { w.m; }) f[c][p] = part_of_f16(w.m, p) * x.sum[at + c] + f[c][p];
+      PartF32 dots = __builtin_convertvector(reinterpret_cast<PartI32>(i[c]), PartF32);
+      if constexpr (requires { w.z; }) dots = dots - zero_points(w, p) * x.sum[at + c];
+      const PartF32 scale = d * x.scale[at + c];
+      f[c][p] = dots * scale + f[c][p];
+    }
+  }
+}
+
 template <class Tile, int N>
 static void int_tile(const Tile* w, int64_t blocks, const PanelView& x, float* y) {
   PartF32 f[N][kParts];
   DI_UNROLL for (int c = 0; c < N; ++c) DI_UNROLL for (int p = 0; p < kParts; ++p) f[c][p] = PartF32{};
-  for (int64_t b = 0; b < blocks; ++b, ++w) {
-    prefetch(w, sizeof(Tile));
-    const int64_t at = b * x.width;
-    DI_UNROLL for (int p = 0; p < kParts; ++p) {
-      Bytes i[N];
-      if constexpr (kBytes<Tile>)
-        byte_dots(*w, p, x, at, i);
-      else
-        nibble_dots(*w, p, x, at, i);
-      const PartF32 d = part_of_f16(w->d, p);
-      DI_UNROLL for (int c = 0; c < N; ++c) {
-        if constexpr (requires { w->m; }) f[c][p] = part_of_f16(w->m, p) * x.sum[at + c] + f[c][p];
-        PartF32 dots = __builtin_convertvector(reinterpret_cast<PartI32>(i[c]), PartF32);
-        if constexpr (requires { w->z; }) dots = dots - zero_points(*w, p) * x.sum[at + c];
-        const PartF32 scale = d * x.scale[at + c];
-        f[c][p] = dots * scale + f[c][p];
-      }
+  for (int64_t b = 0; b < blocks; ++w) {
+    DI_NO_UNROLL for (int block = 0; block < kBlocksOf<Tile>; ++block, ++b) {
+      prefetch_block(*w, block);
+      add_block(*w, block, x, b * x.width, f);
     }
   }
   DI_UNROLL for (int c = 0; c < N; ++c) {
@@ -311,7 +339,7 @@ static void any_int_tile(const Tile* w, const Columns& x, int64_t column, int64_
 // second.
 template <class Tile>
 static void int_matmul(const MatmulArgs& a, const Columns& x, int64_t first, int64_t last) {
-  const int64_t tiles = x.k / kTileK;
+  const int64_t tiles = x.k / kColumnsOf<Tile>;
   const bool gated = a.epilogue == Epilogue::kGated;
   alignas(64) float y[kIntColumns * kGroupRows], up[kIntColumns * kGroupRows];
   static_assert(kPanel % kIntColumns == 0);  // a tile stays inside a panel

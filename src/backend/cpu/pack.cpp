@@ -41,7 +41,8 @@ void pack_blocks(const Rows& rows, int64_t cols, std::byte* out) {
       std::memcpy(&block, rows[lane] + b * sizeof(Block), sizeof(Block));
       tile->d[lane] = block.d;
       if constexpr (requires { tile->m; }) tile->m[lane] = block.m;
-      for (size_t j = 0; j < sizeof(block.q) / 4; ++j) std::memcpy(&tile->q[j][lane * 4], &block.q[j * 4], 4);
+      for (size_t j = 0; j < sizeof(block.q) / 4; ++j)
+        std::memcpy(&tile->q[0][j][lane * 4], &block.q[j * 4], 4);
     }
   }
 }
@@ -58,11 +59,11 @@ void pack_floats(const Rows& rows, int64_t cols, std::byte* out) {
 void pack_group(DType dtype, const Rows& rows, int64_t cols, std::byte* out) {
   switch (dtype) {
     case DType::kQ4_0:
-      return pack_blocks<BlockQ4_0, TileQ4_0>(rows, cols, out);
+      return pack_blocks<BlockQ4_0, TileS4<1>>(rows, cols, out);
     case DType::kQ4_1:
       return pack_blocks<BlockQ4_1, TileQ4_1>(rows, cols, out);
     case DType::kQ8_0:
-      return pack_blocks<BlockQ8_0, TileQ8_0>(rows, cols, out);
+      return pack_blocks<BlockQ8_0, TileS8<1>>(rows, cols, out);
     case DType::kF32:
       return pack_floats<float>(rows, cols, out);
     default:

@@ -122,12 +122,12 @@ void pack_scales(const LinearSource& s, const GroupRows& rows, const float* fact
     Tile like;
     std::memcpy(like.d, lanes.d, sizeof like.d);
     if constexpr (requires { like.z; }) {
-      constexpr int kOffset = sizeof(like.q) == sizeof(TileQ8_0::q) ? kOffsetU8 : 0;
+      constexpr int kOffset = kBytes<Tile> ? kOffsetU8 : 0;
       for (int lane = 0; lane < kGroupRows; ++lane)
         like.z[lane] = static_cast<std::remove_reference_t<decltype(like.z[0])>>(lanes.z[lane] - kOffset);
     }
-    const int64_t first = group * s.group / kTileK;
-    const int64_t last = std::min((group + 1) * s.group, s.cols) / kTileK;
+    const int64_t first = group * s.group / kColumnsOf<Tile>;
+    const int64_t last = std::min((group + 1) * s.group, s.cols) / kColumnsOf<Tile>;
     for (int64_t b = first; b < last; ++b) std::memcpy(tiles[b].d, like.d, sizeof(Tile) - offsetof(Tile, d));
   }
 }
@@ -161,26 +161,26 @@ __m128i split_halves(__m128i v) {
 }
 
 template <class Tile>
-void pack_tile_rows(const Codes& codes, int64_t b, int lane, Tile& tile) {
-  constexpr bool kBytes = sizeof(tile.q) == sizeof(TileQ8_0::q);
-  constexpr int kHalves = kBytes ? 2 : 1;
+void pack_block(const Codes& codes, int64_t b, int lane, Tile* tiles) {
+  constexpr int kHalves = kBytes<Tile> ? 2 : 1;
+  auto& q = tiles[b / kBlocksOf<Tile>].q[b % kBlocksOf<Tile>];
   for (int half = 0; half < kHalves; ++half) {
     __m128i row[4];
     for (int i = 0; i < 4; ++i) {
       const __m128i v = load16(codes[lane + i] + (b * kHalves + half) * 16);
-      row[i] = kBytes ? _mm_xor_si128(v, _mm_set1_epi8(-128)) : split_halves(v);
+      row[i] = kBytes<Tile> ? _mm_xor_si128(v, _mm_set1_epi8(-128)) : split_halves(v);
     }
-    store_dwords(row, lane, [&](int j) { return tile.q[half * 4 + j]; });
+    store_dwords(row, lane, [&](int j) { return q[half * 4 + j]; });
   }
 }
 
 template <class Tile>
 void pack_tiles(const Codes& codes, int64_t cols, Tile* tiles) {
-  constexpr int kChunk = sizeof(tiles->q) == sizeof(TileQ8_0::q) ? kLineBytes / 32 : kLineBytes / 16;
+  constexpr int kChunk = kLineBytes / (kBytes<Tile> ? 32 : 16);
   const int64_t blocks = cols / kTileK;
   for (int64_t b = 0; b < blocks; b += kChunk)
     for (int lane = 0; lane < kGroupRows; lane += 4)
-      for (int64_t i = b; i < std::min(b + kChunk, blocks); ++i) pack_tile_rows(codes, i, lane, tiles[i]);
+      for (int64_t i = b; i < std::min(b + kChunk, blocks); ++i) pack_block(codes, i, lane, tiles);
 }
 
 // 16 columns of 8 rows from `lane` on to [8 pairs of columns][16 rows][2]. Their codes that are not a number
@@ -293,6 +293,9 @@ Result<PackedShape> plan_codes(Context& context, const LinearSource& s, int64_t 
     shape.layout = nibbles ? Layout::kQ4_0 : Layout::kQ8_0;
   else
     shape.layout = nibbles ? Layout::kU4 : Layout::kU8;
+  const bool wide = s.cols % kColumnsOf<TileU4<kWide>> == 0 &&
+                    (s.group == s.cols || s.group % kColumnsOf<TileU4<kWide>> == 0);
+  if (wide) shape.layout = widened(shape.layout);
   shape.row_scaled = needs.wide_scale;
   return shape;
 }
@@ -307,16 +310,28 @@ bool pack_codes(const LinearSource& s, const PackedShape& shape, int64_t g, std:
   }
   switch (shape.layout) {
     case Layout::kQ4_0:
-      pack_integers<TileQ4_0>(s, rows, codes, out, scales);
+      pack_integers<TileS4<1>>(s, rows, codes, out, scales);
+      return true;
+    case Layout::kQ4_0Wide:
+      pack_integers<TileS4<kWide>>(s, rows, codes, out, scales);
       return true;
     case Layout::kU4:
-      pack_integers<TileU4>(s, rows, codes, out, scales);
+      pack_integers<TileU4<1>>(s, rows, codes, out, scales);
+      return true;
+    case Layout::kU4Wide:
+      pack_integers<TileU4<kWide>>(s, rows, codes, out, scales);
       return true;
     case Layout::kQ8_0:
-      pack_integers<TileQ8_0>(s, rows, codes, out, scales);
+      pack_integers<TileS8<1>>(s, rows, codes, out, scales);
+      return true;
+    case Layout::kQ8_0Wide:
+      pack_integers<TileS8<kWide>>(s, rows, codes, out, scales);
       return true;
     case Layout::kU8:
-      pack_integers<TileU8>(s, rows, codes, out, scales);
+      pack_integers<TileU8<1>>(s, rows, codes, out, scales);
+      return true;
+    case Layout::kU8Wide:
+      pack_integers<TileU8<kWide>>(s, rows, codes, out, scales);
       return true;
     default:
       pack_f8_scales(s, rows, scales);

@@ -19,6 +19,10 @@ struct PackedShape {
 
   int64_t runs() const { return layout == Layout::kF8Groups ? (cols + run - 1) / run : 0; }
   int64_t group_bytes() const;  // of one group's stream
+  template <class Tile>
+  int64_t tiles_bytes() const {
+    return cols / kColumnsOf<Tile> * static_cast<int64_t>(sizeof(Tile));
+  }
   int64_t scale_offset() const { return (row_groups * group_bytes() + 63) / 64 * 64; }
   int64_t group_scales() const { return kGroupRows * (layout == Layout::kF8Groups ? runs() : row_scaled); }
   int64_t bytes() const { return scale_offset() + row_groups * group_scales() * int64_t{sizeof(float)}; }
@@ -37,15 +41,23 @@ inline int64_t PackedShape::group_bytes() const {
     case Layout::kF8Groups:
       return cols * kGroupRows;
     case Layout::kQ4_0:
-      return cols / kTileK * static_cast<int64_t>(sizeof(TileQ4_0));
+      return tiles_bytes<TileS4<1>>();
+    case Layout::kQ4_0Wide:
+      return tiles_bytes<TileS4<kWide>>();
     case Layout::kQ4_1:
-      return cols / kTileK * static_cast<int64_t>(sizeof(TileQ4_1));
-    case Layout::kQ8_0:
-      return cols / kTileK * static_cast<int64_t>(sizeof(TileQ8_0));
+      return tiles_bytes<TileQ4_1>();
     case Layout::kU4:
-      return cols / kTileK * static_cast<int64_t>(sizeof(TileU4));
+      return tiles_bytes<TileU4<1>>();
+    case Layout::kU4Wide:
+      return tiles_bytes<TileU4<kWide>>();
+    case Layout::kQ8_0:
+      return tiles_bytes<TileS8<1>>();
+    case Layout::kQ8_0Wide:
+      return tiles_bytes<TileS8<kWide>>();
     case Layout::kU8:
-      return cols / kTileK * static_cast<int64_t>(sizeof(TileU8));
+      return tiles_bytes<TileU8<1>>();
+    case Layout::kU8Wide:
+      return tiles_bytes<TileU8<kWide>>();
   }
   return 0;
 }

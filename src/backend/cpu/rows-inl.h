@@ -22,7 +22,8 @@ static void norm(const float* x, const float* weight, float eps, int64_t n, floa
 
 // By what the bytes that the kernels multiply with are larger than the packed codes.
 DI_INLINE int32_t code_offset(Layout weight) {
-  return weight == Layout::kQ4_0 ? 8 : weight == Layout::kQ8_0 || weight == Layout::kU8 ? 128 : 0;
+  if (weight >= Layout::kQ8_0) return 128;
+  return weight == Layout::kQ4_0 || weight == Layout::kQ4_0Wide ? 8 : 0;
 }
 
 // Blocks of 32: scale = max |x| / 127, q = x / scale to the nearest. A block of zeros has scale 0.

@@ -12,6 +12,7 @@
 
 #define DI_INLINE static inline __attribute__((always_inline))
 #define DI_UNROLL _Pragma("clang loop unroll(full)")
+#define DI_NO_UNROLL _Pragma("clang loop unroll(disable)")
 
 namespace deepinfer::cpu {
 namespace {
