@@ -169,7 +169,9 @@ void Control::wait_for_signal() {
 // Without waiting for anything.
 void Control::quit(int code) {
   server_.remove_socket_file();
-  std::fflush(nullptr);
+  // Not of all files: a thread that hangs may hold one.
+  std::fflush(stdout);
+  std::fflush(stderr);
   std::_Exit(code);
 }
 
