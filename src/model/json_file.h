@@ -26,6 +26,7 @@ class JsonObject {
       : object_(&object), name_(std::move(name)) {}
 
   const std::string& name() const { return name_; }
+  const boost::json::object& object() const { return *object_; }
   const boost::json::value* find(std::string_view key) const;  // null when absent
 
   Result<std::optional<int64_t>> integer(std::string_view key, int64_t low, int64_t high) const;
