@@ -62,8 +62,8 @@ std::string banner(const Config& config, const std::string& settings, const Llm&
   const auto line = [&](const char* name, const std::string& text) {
     out += fmt::format("  {:<9} {}\n", name, text);
   };
-  line("model", fmt::format("{}: {} layers, {} of weights, context {}", llm.names.front(), llm.model.layers,
-                            size_text(s.weight_bytes), llm.max_model_len));
+  line("model", fmt::format("{}: {} layers, {} of weights ({}), context {}", llm.names.front(),
+                            llm.model.layers, size_text(s.weight_bytes), s.weights, llm.max_model_len));
   line("KV cache", fmt::format("{} of {}: {} blocks, {} tokens", size_text(s.kv_bytes), s.kv_dtype,
                                s.kv_blocks, s.kv_blocks * s.block_size));
   if (!s.memory.empty()) line("memory", s.memory);

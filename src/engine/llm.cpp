@@ -13,6 +13,7 @@
 #include "engine/find_device.h"
 #include "engine/load.h"
 #include "model/checkpoint.h"
+#include "model/quantization.h"
 
 namespace deepinfer {
 namespace {
@@ -34,12 +35,6 @@ Result<void> check_settings(const Config& c) {
         "gpu.tensor_parallel_size {}, gpu.pipeline_parallel_size {}: this build runs on one device, "
         "expected 1 and 1",
         c.gpu.tensor_parallel_size, c.gpu.pipeline_parallel_size);
-  if (!c.model.quantization.empty())
-    return make_error(
-        ErrorCode::kConfig,
-        "model.quantization: got {}, but this build reads only what the file itself holds (GGUF Q4_0, "
-        "Q4_1, Q8_0; F32, F16, BF16): leave it out, or use a GGUF file of the wanted type",
-        c.model.quantization);
   if (!c.gpu.enable_chunked_prefill && c.model.max_model_len > c.gpu.max_num_batched_tokens)
     return make_error(ErrorCode::kConfig,
                       "gpu.max_num_batched_tokens: got {}, expected at least model.max_model_len ({}) when "
@@ -50,7 +45,8 @@ Result<void> check_settings(const Config& c) {
 
 // The same build, weights and settings give the same answer for a seed; this names the three.
 std::string fingerprint_of(const Checkpoint& checkpoint, const std::string& kernels) {
-  std::string text = fmt::format("{} {} {}", version(), checkpoint.config.arch, kernels);
+  std::string text =
+      fmt::format("{} {} {} {}", version(), checkpoint.config.arch, kernels, weights_text(checkpoint));
   for (const auto& [name, t] : checkpoint.weights.tensors) {
     text += fmt::format("|{} {} ", name, info(t.dtype).name);
     if (t.random)
@@ -136,6 +132,7 @@ namespace {
 
 Result<std::unique_ptr<Llm>> assemble(const Config& config, Checkpoint checkpoint,
                                       std::unique_ptr<cuda::Gpu> gpu, const DeviceChoice& choice) {
+  DI_TRY(set_quantization(checkpoint, config.model.quantization));
   auto llm = std::make_unique<Llm>();
   llm->names = served_names(config, checkpoint.path);
   llm->model = checkpoint.config;
@@ -148,6 +145,7 @@ Result<std::unique_ptr<Llm>> assemble(const Config& config, Checkpoint checkpoin
   llm->max_model_len = loaded.runner->info().max_model_len;
   llm->fingerprint = fingerprint_of(checkpoint, loaded.kernels);
   llm->summary = std::move(loaded.summary);
+  llm->summary.weights = weights_text(checkpoint);
   llm->engine =
       std::make_unique<Engine>(std::move(loaded.runner), engine_options(config, end_ids(checkpoint)));
   llm->tokenizer = std::move(checkpoint.tokenizer);

@@ -6,6 +6,7 @@
 #include "engine/cpu_runner.h"
 #include "engine/load.h"
 #include "model/model.h"
+#include "model/quantization.h"
 
 namespace deepinfer {
 namespace {
@@ -67,12 +68,14 @@ Result<LoadedRunner> load_on_cpu(const Config& config, const Checkpoint& checkpo
     return make_error(ErrorCode::kConfig, "gpu.block_size: got {}, expected 16 on the CPU",
                       config.gpu.block_size);
   const MachineLimits limits = machine_limits();
-  if (checkpoint.weight_bytes > limits.memory_bytes)
+  const int64_t weight_bytes = loaded_bytes(checkpoint.weights);
+  if (weight_bytes > limits.memory_bytes)
     return make_error(
         ErrorCode::kMemory,
         "{}: the weights are {:.0f} MiB, but this machine's memory limit is {:.0f} MiB: choose a "
-        "smaller or more strongly quantized model",
-        checkpoint.path.string(), static_cast<double>(checkpoint.weight_bytes) / kMiB,
+        "smaller or more strongly quantized model (model.quantization fp8 or int4 quantizes plain weights "
+        "while loading)",
+        checkpoint.path.string(), static_cast<double>(weight_bytes) / kMiB,
         static_cast<double>(limits.memory_bytes) / kMiB);
   DI_ASSIGN(const int wanted, wanted_model_len(config, checkpoint.config));
 

@@ -12,6 +12,7 @@
 #include "engine/load.h"
 #include "engine/memory_plan.h"
 #include "model/model.h"
+#include "model/quantization.h"
 
 namespace deepinfer {
 namespace {
@@ -62,7 +63,9 @@ Result<void> check_model(const ModelConfig& model) {
 size_t weights_on_device(const Weights& weights) {
   size_t bytes = 0;
   for (const auto& [name, t] : weights.tensors)
-    bytes += t.dtype == DType::kF32 && t.shape.size() > 1 ? t.bytes / 2 : t.bytes;
+    bytes += t.dtype == DType::kF32 && t.shape.size() > 1 && !is_quantized_online(weights, name)
+                 ? t.bytes / 2
+                 : loaded_bytes(weights, name, t);
   return bytes;
 }
 
@@ -74,7 +77,8 @@ MemoryRequest memory_request(const Config& c, const GpuInfo& gpu, const GpuTunin
           .headroom = tuning.headroom_bytes,
           .auto_max_model_len = c.model.max_model_len == 0,
           .fp8_kv_possible = kv != DType::kF8E4M3,
-          .quantization_possible = dtype == "bfloat16" || dtype == "float16" || dtype == "float32",
+          .quantization_possible = checkpoint.weights.quant == nullptr && checkpoint.weights.online.empty() &&
+                                   (dtype == "bfloat16" || dtype == "float16" || dtype == "float32"),
           .gpu = fmt::format("GPU {} ({})", gpu.id, gpu.name),
           .holders = processes_text(gpu)};
 }

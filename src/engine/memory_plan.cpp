@@ -37,18 +37,19 @@ double utilization_for(size_t bytes, size_t total) {
   return std::floor(100.0 * static_cast<double>(bytes) / static_cast<double>(total)) / 100.0;
 }
 
-// `weights`: bytes at 16 bits a weight. A block of 32 has one scale of 16 bits.
+// `weights`: bytes at 16 bits a weight. int4: one scale of 16 bits for 128 of them.
 void add_quantization(size_t weights, size_t room, std::vector<std::string>& remedies) {
   const struct {
     const char* type;
     double bits;
-  } types[] = {{"Q8_0", 8.5}, {"Q4_0", 4.5}};
+  } types[] = {{"fp8", 8}, {"int4", 4.125}};
   for (const auto& type : types) {
     const auto bytes = static_cast<size_t>(static_cast<double>(weights) * type.bits / 16);
     if (bytes > room) continue;
-    remedies.push_back(
-        fmt::format("quantization: the same model as a GGUF file of {} has about {} of weights", type.type,
-                    size_text(bytes)));
+    remedies.push_back(fmt::format(
+        "quantization: model.quantization {} makes about {} of weights while loading (or a checkpoint "
+        "made by `deepinfer quantize`)",
+        type.type, size_text(bytes)));
     return;
   }
 }
@@ -206,7 +207,8 @@ Error with_smaller_steps(Error error, int max_num_seqs, int max_num_batched_toke
   if (!r.holders.empty())
     remedies.push_back(fmt::format("end what else holds the GPU's memory: {}", r.holders));
   if (r.quantization_possible)
-    remedies.push_back("quantization: the same model as a GGUF file of Q8_0 or Q4_0");
+    remedies.push_back(
+        "quantization: model.quantization fp8 or int4, or a checkpoint made by `deepinfer quantize`");
   if (remedies.empty()) remedies.push_back("a smaller model, or a GPU with more memory");
   error.message += ". What takes less:" + list_text(remedies);
   return error;

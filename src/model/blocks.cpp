@@ -4,6 +4,7 @@
 #include <numbers>
 
 #include "base/check.h"
+#include "model/linear_source.h"
 #include "quant/formats.h"
 
 namespace deepinfer {
@@ -63,23 +64,11 @@ Result<Vector> Loader::biases(bool wanted, const std::vector<std::pair<std::stri
 
 Result<LinearWeight> Loader::linear(const std::vector<std::pair<std::string, int64_t>>& parts, int64_t cols,
                                     RowOrder order) const {
-  LinearSource source{.cols = cols, .order = order};
-  std::string first;
-  for (const auto& [name, rows] : parts) {
-    DI_ASSIGN(const RawTensor* t, weights_.get(name, {rows, cols}));
-    if (source.parts.empty()) {
-      source.dtype = t->dtype;
-      first = t->origin;
-    } else if (t->dtype != source.dtype) {
-      return make_error(
-          ErrorCode::kModel,
-          "{}: got {}, expected {} as in {}: matrices that are read together need one dtype; convert "
-          "the model again with one type for all of its layers' matrices",
-          t->origin, info(t->dtype).name, info(source.dtype).name, first);
-    }
-    source.parts.push_back({t->data, rows, t->random});
-  }
-  return pack(context_, source);
+  DI_ASSIGN(const LinearRows rows, read_linear(weights_, parts, cols, order, context_.pool));
+  auto packed = pack(context_, rows.source);
+  // Codes are copied before they are packed: of what was read for them no page need stay.
+  if (!rows.coded.empty() || !rows.plain.empty()) weights_.release_pages();
+  return packed;
 }
 
 Result<Vector> Loader::rope_inv_freq(const ModelConfig& config) const {

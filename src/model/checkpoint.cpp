@@ -9,6 +9,7 @@
 #include "model/json_file.h"
 #include "model/kv_scales.h"
 #include "model/model.h"
+#include "model/quantization.h"
 #include "model/safetensors.h"
 
 namespace deepinfer {
@@ -29,12 +30,18 @@ std::string dtype_name(DType dtype) {
   }
 }
 
+bool is_float(DType dtype) {
+  return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
+}
+
 // Sums the bytes on disk; the dtype of the model is the one that most of its elements have.
 void measure(Checkpoint& c) {
   std::map<DType, int64_t> elems;
   for (const auto& [name, t] : c.weights.tensors) {
     const DTypeInfo& type = info(t.dtype);
     c.weight_bytes += static_cast<int64_t>(t.bytes);
+    // Codes are no dtype to compute in: what stands beside them tells it.
+    if (c.weights.quant != nullptr && !is_float(t.dtype)) continue;
     elems[t.dtype] += static_cast<int64_t>(t.bytes) / type.block_bytes * type.block_elems;
   }
   const auto most = std::max_element(elems.begin(), elems.end(),
@@ -105,6 +112,7 @@ Result<Checkpoint> read_folder(const fs::path& folder, bool with_tokenizer) {
   }
   DI_ASSIGN(c.weights, open_safetensors(folder));
   if (c.config.kv_cache.empty() && has_kv_scales(c.weights)) c.config.kv_cache = "fp8";
+  DI_ASSIGN(c.weights.quant, read_quantization(text, folder));
   measure(c);
   return c;
 }

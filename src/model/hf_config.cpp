@@ -97,14 +97,6 @@ Result<void> refuse_unsupported(const JsonObject& o) {
   if (activation && *activation != "silu" && *activation != "swish")
     return make_error(ErrorCode::kModel, "{}: hidden_act is '{}', expected silu: others are not supported",
                       o.name(), shown(*activation));
-  if (const json::value* q = o.find("quantization_config")) {
-    const json::value* method = q->is_object() ? q->get_object().if_contains("quant_method") : nullptr;
-    return make_error(
-        ErrorCode::kModel,
-        "{}: quantization_config ({}) is not supported; use the unquantized checkpoint (BF16, F16, F32) or "
-        "a GGUF file",
-        o.name(), method != nullptr && method->is_string() ? shown(std::string(method->get_string())) : "?");
-  }
   return {};
 }
 

@@ -31,6 +31,10 @@ Result<const RawTensor*> Weights::get(const std::string& name, std::vector<int64
   return t;
 }
 
+bool is_quantized_online(const Weights& weights, const std::string& name) {
+  return !weights.online.empty() && name.find(".layers.") != std::string::npos;
+}
+
 void Weights::release_pages() const {
   for (const MappedFile& f : files) f.release_pages();
 }
