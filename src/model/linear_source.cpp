@@ -166,6 +166,12 @@ Result<LinearRows> as_plain(const std::vector<Matrix>& all, const Names& names, 
 Result<LinearRows> as_stored(const std::vector<Matrix>& all, int64_t cols, RowOrder order) {
   LinearRows out;
   const RawTensor& first = *all.front().plain;
+  if (find_format(first.dtype) == nullptr)
+    return make_error(
+        ErrorCode::kModel,
+        "{}: {} without a quantization_config that says what it means; expected F32, F16 or BF16, "
+        "or a config.json with quantization_config",
+        first.origin, info(first.dtype).name);
   out.source = {.dtype = first.dtype, .cols = cols, .order = order};
   for (const Matrix& m : all) {
     if (m.plain->dtype != first.dtype)

@@ -119,8 +119,6 @@ TEST(HfConfig, RefusesWithKeyValueAndRange) {
   EXPECT_THAT(refusal(R"("eos_token_id": [1, "x"])"), HasSubstr("eos_token_id"));
   EXPECT_THAT(refusal(R"("hidden_act": "gelu")"), HasSubstr("hidden_act is 'gelu', expected silu"));
   EXPECT_THAT(refusal(R"("tie_word_embeddings": 1)"), HasSubstr("expected true or false"));
-  EXPECT_THAT(refusal(R"("quantization_config": {"quant_method": "gptq"})"),
-              HasSubstr("quantization_config (gptq)"));
   EXPECT_THAT(refusal(R"("rope_scaling": {"rope_type": "yarn", "factor": 2.0})"),
               HasSubstr("rope_type is 'yarn', which is not supported; expected default, linear or llama3"));
   EXPECT_THAT(refusal(R"("rope_scaling": {"type": "linear"})"), HasSubstr("factor is missing"));

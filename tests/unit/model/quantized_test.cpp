@@ -275,6 +275,58 @@ TEST(ReadTogether, GroupsOfDifferentSizes) {
   EXPECT_EQ(values_of(k), values_of((*whole)->source()));
 }
 
+TEST(ReadTogether, CodesWithoutAWordAboutThemAreRefused) {
+  const auto c = open_weights(golden() / "quant_fp8_tensor");
+  ASSERT_TRUE(c);
+  const Weights w{.tensors = c->weights.tensors};
+  const auto rows = read_linear(w, kQkv, 128, RowOrder::kConcatenated, nullptr);
+  ASSERT_FALSE(rows);
+  EXPECT_THAT(rows.error().message, AllOf(HasSubstr("F8_E4M3"), HasSubstr("quantization_config")));
+}
+
+TEST(Online, LayersAreQuantizedAndTheRestStays) {
+  for (const char* method : {"fp8", "int4"}) {
+    auto plain = ModelHarness::open(golden() / "tiny_llama/base", {.max_tokens = 64});
+    auto c = open_weights(golden() / "tiny_llama/base");
+    ASSERT_TRUE(plain && c);
+    ASSERT_TRUE(set_quantization(*c, method));
+    const auto rows =
+        read_linear(c->weights, {{"model.embed_tokens.weight", 320}}, 64, RowOrder::kConcatenated, nullptr);
+    ASSERT_TRUE(rows);
+    EXPECT_EQ(rows->source.dtype, DType::kBF16);
+    const auto down = read_linear(c->weights, {{"model.layers.0.mlp.down_proj.weight", 64}}, 96,
+                                  RowOrder::kConcatenated, nullptr);
+    ASSERT_TRUE(down) << down.error().message;
+    EXPECT_EQ(down->source.dtype, std::string_view(method) == "fp8" ? DType::kF8E4M3 : DType::kU4);
+    EXPECT_EQ(down->source.group, std::string_view(method) == "fp8" ? 96 : 32);
+    auto made = ModelHarness::open(std::move(*c), {.max_tokens = 64});
+    ASSERT_TRUE(made) << made.error().message;
+    const std::vector<int32_t> prompt = {5, 17, 300, 42, 9};
+    const std::vector<float> want = (*plain)->logits(prompt), got = (*made)->logits(prompt);
+    double difference = 0, norm = 0;
+    for (size_t i = 0; i < want.size(); ++i) {
+      difference += std::pow(static_cast<double>(got[i]) - want[i], 2);
+      norm += std::pow(static_cast<double>(want[i]), 2);
+    }
+    // Uniform rounding by groups of 32 to 64 with 15 steps over 2 x 2.3 sigma errs by 0.3 / sqrt(12) = 9% of
+    // a weight; e4m3 by 2^-4 / sqrt(3) = 3.6% at most, 2.6% on average. Each of the ten matrices of two
+    // layers adds to it in squares: 0.09 sqrt(10) = 28%, 0.026 sqrt(10) = 8%.
+    EXPECT_LT(std::sqrt(difference / norm), std::string_view(method) == "fp8" ? 0.08 : 0.28) << method;
+    EXPECT_GT(std::sqrt(difference / norm), 1e-3) << "nothing was quantized";
+  }
+}
+
+TEST(Online, RefusesAMatrixWithValuesThatAreNoNumbers) {
+  auto c = open_weights(golden() / "tiny_llama/base");
+  ASSERT_TRUE(c && set_quantization(*c, "int4"));
+  std::vector<uint16_t> values(64 * 64, 0x7fc0);
+  c->weights.tensors[kLayer + "o_proj.weight"] = {
+      DType::kBF16, {64, 64}, reinterpret_cast<const std::byte*>(values.data()), values.size() * 2, "broken"};
+  const auto made = ModelHarness::open(std::move(*c), {.max_tokens = 64});
+  ASSERT_FALSE(made);
+  EXPECT_THAT(made.error().message, AllOf(HasSubstr("broken"), HasSubstr("finite")));
+}
+
 // Two experts as two row groups of one matmul: each part keeps its own scales and zero points.
 TEST(ReadTogether, TwoExpertsAreTwoRowGroups) {
   const auto c = open_weights(golden() / "quant_awq_g128");

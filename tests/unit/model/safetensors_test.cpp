@@ -173,12 +173,12 @@ TEST(SafetensorsFolder, OpensASingleFileAlignedWhateverItsHeader) {
 
 TEST(SafetensorsFolder, ADtypeThatIsNotBuiltIsRefusedWhenAskedFor) {
   const TempFolder folder;
-  folder.write("model.safetensors", file_of(one("\"F8_E4M3\"", "[4]", "[0,4]"), 4));
+  folder.write("model.safetensors", file_of(one("\"F8_E5M2\"", "[4]", "[0,4]"), 4));
   const auto w = open_safetensors(folder.path());
   ASSERT_TRUE(w) << w.error().message;
   EXPECT_EQ(w->find("a"), nullptr);
   EXPECT_THAT(w->get("a", {4}).error().message,
-              AllOf(HasSubstr("dtype F8_E4M3"), HasSubstr("expected F32, F16 or BF16")));
+              AllOf(HasSubstr("dtype F8_E5M2"), HasSubstr("expected F32, F16 or BF16")));
 }
 
 class Shards : public testing::Test {
