@@ -14,6 +14,20 @@ namespace {
 constexpr int kPerWord = 8;
 constexpr int kPlaceOf[kPerWord] = {0, 4, 1, 5, 2, 6, 3, 7};  // in its word, of column n % 8
 
+// One word of each of `cols` rows of qweight: eight rows of the matrix.
+void unpack_words(const uint32_t* words, int64_t pitch, int64_t cols, uint8_t* out, int64_t stride) {
+  int64_t c = 0;
+  for (; c + 8 <= cols; c += 8) {
+    uint64_t block[8];
+    for (int k = 0; k < 8; ++k) block[k] = spread(words[(c + k) * pitch]);
+    transpose8(block);
+    for (int n = 0; n < kPerWord; ++n) std::memcpy(out + n * stride + c, &block[kPlaceOf[n]], 8);
+  }
+  for (; c < cols; ++c)
+    for (int n = 0; n < kPerWord; ++n)
+      out[n * stride + c] = static_cast<uint8_t>(words[c * pitch] >> kPlaceOf[n] * 4 & 15);
+}
+
 class Awq final : public QuantReader {
  public:
   Awq(int64_t group, LayerList plain) : group_(group), plain_(std::move(plain)) {}
@@ -47,7 +61,7 @@ Result<std::optional<CodedMatrix>> Awq::read(const TensorMap& tensors, const Mat
   DI_ASSIGN(const RawTensor* qzeros, need(tensors, m.layer, "qzeros", {K / group, words}, {DType::kI32}));
   DI_ASSIGN(const RawTensor* scales, need(tensors, m.layer, "scales", {K / group, N}, kScaleDtypes));
   CodedMatrix out{.dtype = DType::kU4, .rows = cut.rows, .cols = cut.cols, .group = cut.group};
-  DI_TRY(take_scales(*scales, cut, [N](int64_t row, int64_t g) { return g * N + row; }, out));
+  DI_TRY(take_scales(*scales, cut, [N](int64_t row, int64_t g) { return g * N + row; }, pool, out));
   const auto* zeros = reinterpret_cast<const uint32_t*>(qzeros->data);
   take_zeros(
       cut,
@@ -55,16 +69,19 @@ Result<std::optional<CodedMatrix>> Awq::read(const TensorMap& tensors, const Mat
         const uint32_t word = zeros[g * words + row / kPerWord];
         return static_cast<int16_t>(word >> kPlaceOf[row % kPerWord] * 4 & 15);
       },
-      out);
+      pool, out);
   const auto* codes = reinterpret_cast<const uint32_t*>(qweight->data);
+  const auto one = [&](int64_t n, int64_t c) {
+    const uint32_t word = codes[(cut.first_col + c) * words + n / kPerWord];
+    return static_cast<uint8_t>(word >> kPlaceOf[n % kPerWord] * 4 & 15);
+  };
   const auto unpack = [&](int64_t first, int64_t count, uint8_t* to, int64_t stride) {
-    for (int64_t c = 0; c < cut.cols; ++c) {
-      const uint32_t* row = codes + (cut.first_col + c) * words;
-      for (int64_t i = 0; i < count; ++i) {
-        const int64_t n = first + i;
-        to[i * stride + c] = row[n / kPerWord] >> kPlaceOf[n % kPerWord] * 4 & 15;
-      }
-    }
+    int64_t i = 0;
+    for (; first % kPerWord == 0 && i + kPerWord <= count; i += kPerWord)
+      unpack_words(codes + cut.first_col * words + (first + i) / kPerWord, words, cut.cols, to + i * stride,
+                   stride);
+    for (; i < count; ++i)
+      for (int64_t c = 0; c < cut.cols; ++c) to[i * stride + c] = one(first + i, c);
   };
   DI_TRY(take_codes(cut, unpack, pool, out));
   return std::optional(std::move(out));

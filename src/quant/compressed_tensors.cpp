@@ -64,7 +64,7 @@ class CompressedTensors final : public QuantReader {
 };
 
 Result<void> packed_zeros(const TensorMap& tensors, const MatrixRequest& m, const GroupCut& cut, int bits,
-                          CodedMatrix& out) {
+                          ThreadPool* pool, CodedMatrix& out) {
   const RawTensor* t = find(tensors, m.layer, "weight_zero_point");
   if (t != nullptr && t->dtype == DType::kI8) {  // as versions before 0.9 wrote them
     DI_TRY(need(tensors, m.layer, "weight_zero_point", {m.rows, cut.all}, {DType::kI8}));
@@ -72,7 +72,7 @@ Result<void> packed_zeros(const TensorMap& tensors, const MatrixRequest& m, cons
     const int16_t middle = static_cast<int16_t>(1 << (bits - 1));
     take_zeros(
         cut, [&](int64_t row, int64_t g) { return static_cast<int16_t>(values[row * cut.all + g] + middle); },
-        out);
+        pool, out);
     return {};
   }
   const int64_t per_word = 32 / bits, words = (m.rows + per_word - 1) / per_word;
@@ -84,7 +84,7 @@ Result<void> packed_zeros(const TensorMap& tensors, const MatrixRequest& m, cons
       [&](int64_t row, int64_t g) {
         return static_cast<int16_t>(values[row / per_word * cut.all + g] >> row % per_word * bits & mask);
       },
-      out);
+      pool, out);
   return {};
 }
 
@@ -109,34 +109,42 @@ Result<CodedMatrix> read_packed(const TensorMap& tensors, const MatrixRequest& m
     DI_ASSIGN(out.column_order, sorted_columns(*g_idx, group));
   }
   DI_TRY(check_order_cut(m, out));
-  DI_TRY(take_scales(*scales, cut, [&](int64_t row, int64_t g) { return one ? 0 : row * cut.all + g; }, out));
-  if (!s.symmetric) DI_TRY(packed_zeros(tensors, m, cut, s.bits, out));
+  DI_TRY(take_scales(
+      *scales, cut, [&](int64_t row, int64_t g) { return one ? 0 : row * cut.all + g; }, pool, out));
+  if (!s.symmetric) DI_TRY(packed_zeros(tensors, m, cut, s.bits, pool, out));
   const auto* codes = reinterpret_cast<const uint32_t*>(packed->data);
   const auto unpack = [&](int64_t first, int64_t count, uint8_t* to, int64_t stride) {
-    for (int64_t i = 0; i < count; ++i)
-      for (int64_t c = 0; c < cut.cols; ++c)
-        to[i * stride + c] =
-            static_cast<uint8_t>(field(codes + (first + i) * words, cut.first_col + c, s.bits));
+    const int per_word = 32 / s.bits;
+    const bool whole = cut.first_col % per_word == 0;
+    for (int64_t i = 0; i < count; ++i) {
+      const uint32_t* row = codes + (first + i) * words;
+      int64_t c = 0;
+      for (; whole && c + per_word <= cut.cols; c += per_word)
+        put_word(row[(cut.first_col + c) / per_word], s.bits, to + i * stride + c);
+      for (; c < cut.cols; ++c)
+        to[i * stride + c] = static_cast<uint8_t>(field(row, cut.first_col + c, s.bits));
+    }
   };
   DI_TRY(take_codes(cut, unpack, pool, out));
   return out;
 }
 
 // I8 or F8_E4M3 under layer.weight.
-Result<CodedMatrix> read_plain_bytes(const TensorMap& tensors, const MatrixRequest& m, const Scheme& s) {
+Result<CodedMatrix> read_plain_bytes(const TensorMap& tensors, const MatrixRequest& m, const Scheme& s,
+                                     ThreadPool* pool) {
   const RawTensor* scales = find(tensors, m.layer, "weight_scale");
   const DType stored = s.floats ? DType::kF8E4M3 : DType::kI8;
   DI_TRY(need(tensors, m.layer, "weight", {m.rows, m.cols}, {stored}));
   if (scales == nullptr) DI_TRY(need(tensors, m.layer, "weight_scale", {m.rows, 1}, kScaleDtypes));
   const ScaleBlocks blocks = s.group > 0 ? ScaleBlocks{1, s.group} : s.blocks;
-  DI_ASSIGN(CodedMatrix out, read_bytes(tensors, m, stored, *scales, blocks));
+  DI_ASSIGN(CodedMatrix out, read_bytes(tensors, m, stored, *scales, blocks, pool));
   if (s.floats && s.fixed_x) {
     DI_ASSIGN(out.x_scale, read_x_scale(tensors, m.layer));
   }
   if (s.symmetric) return out;
   DI_ASSIGN(const GroupCut cut, cut_groups(m, s.group > 0 ? s.group : m.cols));
   DI_TRY(need(tensors, m.layer, "weight_zero_point", {m.rows, cut.all}, {DType::kI8}));
-  DI_TRY(packed_zeros(tensors, m, cut, 8, out));
+  DI_TRY(packed_zeros(tensors, m, cut, 8, pool, out));
   return out;
 }
 
@@ -153,7 +161,7 @@ Result<std::optional<CodedMatrix>> CompressedTensors::read(const TensorMap& tens
     DI_ASSIGN(CodedMatrix out, read_packed(tensors, m, *s, pool));
     return std::optional(std::move(out));
   }
-  DI_ASSIGN(CodedMatrix out, read_plain_bytes(tensors, m, *s));
+  DI_ASSIGN(CodedMatrix out, read_plain_bytes(tensors, m, *s, pool));
   return std::optional(std::move(out));
 }
 

@@ -27,7 +27,7 @@ class Fp8 final : public QuantReader {
 };
 
 Result<std::optional<CodedMatrix>> Fp8::read(const TensorMap& tensors, const MatrixRequest& m,
-                                             ThreadPool* /*pool*/) const {
+                                             ThreadPool* pool) const {
   // The dtype tells which layers are plain; modules_to_not_convert (ignored_layers) says the same again.
   if (is_dense(tensors, m.layer)) return std::optional<CodedMatrix>();
   const char* suffix = blocks_.rows != 0 ? "weight_scale_inv" : "weight_scale";
@@ -39,7 +39,7 @@ Result<std::optional<CodedMatrix>> Fp8::read(const TensorMap& tensors, const Mat
         "get it again, or quantize it again",
         m.layer, suffix, m.layer);
   if (scales == nullptr) DI_TRY(need(tensors, m.layer, "weight", {m.rows, m.cols}, {DType::kF8E4M3}));
-  DI_ASSIGN(CodedMatrix out, read_bytes(tensors, m, DType::kF8E4M3, *scales, blocks_));
+  DI_ASSIGN(CodedMatrix out, read_bytes(tensors, m, DType::kF8E4M3, *scales, blocks_, pool));
   if (fixed_x_) {
     DI_ASSIGN(out.x_scale, read_x_scale(tensors, m.layer));
   }

@@ -71,7 +71,7 @@ Result<std::optional<CodedMatrix>> Gptq::read(const TensorMap& tensors, const Ma
     DI_ASSIGN(out.column_order, sorted_columns(*g_idx, group));
   }
   DI_TRY(check_order_cut(m, out));
-  DI_TRY(take_scales(*scales, cut, [N](int64_t row, int64_t g) { return g * N + row; }, out));
+  DI_TRY(take_scales(*scales, cut, [N](int64_t row, int64_t g) { return g * N + row; }, pool, out));
   const auto* zeros = reinterpret_cast<const uint32_t*>(qzeros->data);
   const auto mask = static_cast<uint32_t>((1 << s.bits) - 1);
   take_zeros(
@@ -80,13 +80,18 @@ Result<std::optional<CodedMatrix>> Gptq::read(const TensorMap& tensors, const Ma
       [&](int64_t row, int64_t g) {
         return static_cast<int16_t>((field(zeros + g * words, row, s.bits) + (v2 ? 0 : 1)) & mask);
       },
-      out);
+      pool, out);
   const auto* codes = reinterpret_cast<const uint32_t*>(qweight->data);
   const auto unpack = [&](int64_t first, int64_t count, uint8_t* to, int64_t stride) {
-    for (int64_t c = 0; c < cut.cols; ++c) {
-      const int64_t k = cut.first_col + c;
+    const bool whole = cut.first_col % per_word == 0;
+    int64_t c = 0;
+    for (; whole && c + per_word <= cut.cols; c += per_word) {
+      const uint32_t* row = codes + (cut.first_col + c) / per_word * N + first;
+      for (int64_t i = 0; i < count; ++i) put_word(row[i], s.bits, to + i * stride + c);
+    }
+    for (; c < cut.cols; ++c) {
+      const int64_t k = cut.first_col + c, shift = k % per_word * s.bits;
       const uint32_t* row = codes + k / per_word * N + first;
-      const int64_t shift = k % per_word * s.bits;
       for (int64_t i = 0; i < count; ++i) to[i * stride + c] = static_cast<uint8_t>(row[i] >> shift & mask);
     }
   };

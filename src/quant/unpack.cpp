@@ -1,6 +1,7 @@
 #include "quant/unpack.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -107,38 +108,50 @@ bool is_dense(const TensorMap& tensors, const std::string& layer) {
 }
 
 Result<void> take_scales(const RawTensor& scales, const GroupCut& cut,
-                         const std::function<int64_t(int64_t row, int64_t group)>& at, CodedMatrix& out) {
+                         const std::function<int64_t(int64_t row, int64_t group)>& at, ThreadPool* pool,
+                         CodedMatrix& out) {
   const int64_t size = row_bytes(scales.dtype, 1);
   out.scale_dtype = scales.dtype;
   out.scales.resize(static_cast<size_t>(cut.rows * cut.groups * size));
-  std::byte* to = out.scales.data();
-  for (int64_t r = 0; r < cut.rows; ++r) {
-    for (int64_t g = 0; g < cut.groups; ++g, to += size) {
-      const int64_t index = at(cut.first_row + r, cut.first_group + g);
-      std::memcpy(to, scales.data + index * size, static_cast<size_t>(size));
-      const float scale = load_scale(scales.dtype, scales.data, index);
-      if (!std::isfinite(scale))
-        return make_error(ErrorCode::kModel,
-                          "{}: the scale of row {}, group {} is {}, expected a finite number: the checkpoint "
-                          "is damaged; get it again, or quantize it again",
-                          scales.origin, cut.first_row + r, cut.first_group + g, scale);
+  std::atomic<int64_t> bad = -1;
+  split(pool, cut.rows, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * cut.groups; i < end * cut.groups; ++i) {
+      const int64_t from = at(cut.first_row + i / cut.groups, cut.first_group + i % cut.groups);
+      std::memcpy(out.scales.data() + i * size, scales.data + from * size, static_cast<size_t>(size));
+      if (!std::isfinite(load_scale(scales.dtype, scales.data, from))) bad = i;
     }
-  }
-  return {};
+  });
+  if (bad < 0) return {};
+  return make_error(ErrorCode::kModel,
+                    "{}: the scale of row {}, group {} is {}, expected a finite number: the checkpoint is "
+                    "damaged; get it again, or quantize it again",
+                    scales.origin, cut.first_row + bad / cut.groups, cut.first_group + bad % cut.groups,
+                    load_scale(scales.dtype, out.scales.data(), bad));
 }
 
 void take_zeros(const GroupCut& cut, const std::function<int16_t(int64_t row, int64_t group)>& zero,
-                CodedMatrix& out) {
+                ThreadPool* pool, CodedMatrix& out) {
   out.zero = default_zero(out.dtype);
   out.zeros.resize(static_cast<size_t>(cut.rows * cut.groups));
-  bool plain = true;
-  for (int64_t r = 0; r < cut.rows; ++r)
-    for (int64_t g = 0; g < cut.groups; ++g) {
-      const int16_t z = zero(cut.first_row + r, cut.first_group + g);
-      out.zeros[r * cut.groups + g] = z;
-      plain &= z == out.zero;
+  std::atomic<bool> own = false;
+  split(pool, cut.rows, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * cut.groups; i < end * cut.groups; ++i) {
+      out.zeros[i] = zero(cut.first_row + i / cut.groups, cut.first_group + i % cut.groups);
+      if (out.zeros[i] != out.zero) own.store(true, std::memory_order_relaxed);
     }
-  if (plain) out.zeros = {};
+  });
+  if (!own) out.zeros = {};
+}
+
+void transpose8(uint64_t (&x)[8]) {
+  const auto swap = [&x](int i, int j, int shift, uint64_t mask) {
+    const uint64_t t = ((x[i] >> shift) ^ x[j]) & mask;
+    x[i] ^= t << shift;
+    x[j] ^= t;
+  };
+  for (const int i : {0, 1, 2, 3}) swap(i, i + 4, 32, 0x00000000ffffffffu);
+  for (const int i : {0, 1, 4, 5}) swap(i, i + 2, 16, 0x0000ffff0000ffffu);
+  for (const int i : {0, 2, 4, 6}) swap(i, i + 1, 8, 0x00ff00ff00ff00ffu);
 }
 
 Result<void> take_codes(const GroupCut& cut, const UnpackRows& unpack, ThreadPool* pool, CodedMatrix& out) {
@@ -243,7 +256,7 @@ Error wrong_scales(const RawTensor& scales, const MatrixRequest& m, ScaleBlocks 
 }  // namespace
 
 Result<CodedMatrix> read_bytes(const TensorMap& tensors, const MatrixRequest& m, DType stored,
-                               const RawTensor& scales, ScaleBlocks blocks) {
+                               const RawTensor& scales, ScaleBlocks blocks, ThreadPool* pool) {
   DI_ASSIGN(const RawTensor* weight, need(tensors, m.layer, "weight", {m.rows, m.cols}, {stored}));
   using Shape = std::vector<int64_t>;
   const bool one = blocks.rows == 0 && (scales.shape.empty() || scales.shape == Shape{1} ||
@@ -267,7 +280,7 @@ Result<CodedMatrix> read_bytes(const TensorMap& tensors, const MatrixRequest& m,
         if (blocked) return row / blocks.rows * wide + group;
         return one ? 0 : row;
       },
-      out));
+      pool, out));
   const std::byte* from = weight->data + cut.first_row * m.cols + cut.first_col;
   if (stored == DType::kF8E4M3 && cut.cols == m.cols) {
     out.codes = from;
@@ -276,9 +289,11 @@ Result<CodedMatrix> read_bytes(const TensorMap& tensors, const MatrixRequest& m,
   DI_ASSIGN(out.own_codes, Buffer::allocate(static_cast<size_t>(cut.rows * cut.cols)));
   out.codes = out.own_codes.data();
   const std::byte flip{static_cast<uint8_t>(stored == DType::kI8 ? 0x80 : 0)};  // code = value + 128
-  for (int64_t r = 0; r < cut.rows; ++r)
-    for (int64_t c = 0; c < cut.cols; ++c)
-      out.own_codes.data()[r * cut.cols + c] = from[r * m.cols + c] ^ flip;
+  split(pool, cut.rows, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r)
+      for (int64_t c = 0; c < cut.cols; ++c)
+        out.own_codes.data()[r * cut.cols + c] = from[r * m.cols + c] ^ flip;
+  });
   return out;
 }
 

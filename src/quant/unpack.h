@@ -1,6 +1,7 @@
 // What the methods share: finding tensors, scales, and codes that stand packed in words of 32 bits.
 #pragma once
 
+#include <cstring>
 #include <functional>
 #include <string>
 
@@ -30,11 +31,12 @@ constexpr auto kScaleDtypes = {DType::kF16, DType::kBF16, DType::kF32};
 // Fills the scales of `out` from a tensor in which scale (row, group) stands at `at(row, group)` of the whole
 // matrix. kModel: a scale that is no finite number.
 Result<void> take_scales(const RawTensor& scales, const GroupCut& cut,
-                         const std::function<int64_t(int64_t row, int64_t group)>& at, CodedMatrix& out);
+                         const std::function<int64_t(int64_t row, int64_t group)>& at, ThreadPool* pool,
+                         CodedMatrix& out);
 
 // Zero points, the same way; dropped when all are the default of the dtype.
 void take_zeros(const GroupCut& cut, const std::function<int16_t(int64_t row, int64_t group)>& zero,
-                CodedMatrix& out);
+                ThreadPool* pool, CodedMatrix& out);
 
 // Writes the codes of rows [first, first + count) of the whole matrix, one a byte: row r, column c of the cut
 // to out[(r - first) * stride + c].
@@ -42,6 +44,27 @@ using UnpackRows = std::function<void(int64_t first, int64_t count, uint8_t* out
 
 // Codes of 4 or 8 bits into out.own_codes, split over the pool; columns in out.column_order when it has one.
 Result<void> take_codes(const GroupCut& cut, const UnpackRows& unpack, ThreadPool* pool, CodedMatrix& out);
+
+// The eight codes of a word of 4 bits each, low bits first, one a byte.
+inline uint64_t spread(uint32_t word) {
+  uint64_t x = word;
+  x = (x | x << 16) & 0x0000ffff0000ffffu;
+  x = (x | x << 8) & 0x00ff00ff00ff00ffu;
+  return (x | x << 4) & 0x0f0f0f0f0f0f0f0fu;
+}
+
+// x as 8 x 8 bytes, transposed.
+void transpose8(uint64_t (&x)[8]);
+
+// The codes of one word of 4 or 8 bits to 8 or 4 bytes.
+inline void put_word(uint32_t word, int bits, uint8_t* out) {
+  if (bits == 8) {
+    std::memcpy(out, &word, sizeof word);
+    return;
+  }
+  const uint64_t bytes = spread(word);
+  std::memcpy(out, &bytes, sizeof bytes);
+}
 
 // Field `index` of words of 32 bits, low bits first; bits is 4 or 8.
 inline uint32_t field(const uint32_t* words, int64_t index, int bits) {
@@ -68,6 +91,6 @@ Result<ScaleBlocks> block_size(const JsonObject& config, const char* key);
 // layer.weight of F8_E4M3 or I8 (as U8 with zero point 128) with its scales. F8 is borrowed unless columns
 // are cut.
 Result<CodedMatrix> read_bytes(const TensorMap& tensors, const MatrixRequest& request, DType stored,
-                               const RawTensor& scales, ScaleBlocks blocks);
+                               const RawTensor& scales, ScaleBlocks blocks, ThreadPool* pool);
 
 }  // namespace deepinfer

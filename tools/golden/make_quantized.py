@@ -3,7 +3,7 @@
 
     make_quantized.py [NAME ...]    writes tests/golden/quant_*; all when no NAME is given
 
-Needs torch, transformers, safetensors, llmcompressor, compressed-tensors, gptqmodel. By maker:
+Needs what requirements-quantized.txt names; a GPU is not used. By maker:
 
     ct_*      llmcompressor's oneshot, saved by compressed-tensors
     gptq_*    gptqmodel
