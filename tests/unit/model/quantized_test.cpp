@@ -172,14 +172,14 @@ TEST(WeightsText, NamesTheFormat) {
 // The rows of q, k and v out of three checkpoints with the same tensors' names.
 Weights mixed(const char* q, const char* k, const char* v, std::vector<Checkpoint>& keep) {
   Weights out;
-  for (const char* folder : {q, k, v}) {
+  const std::pair<const char*, const char*> matrices[] = {{q, "q_proj"}, {k, "k_proj"}, {v, "v_proj"}};
+  for (const auto& [folder, name] : matrices) {
     auto c = open_weights(golden() / folder);
     EXPECT_TRUE(c);
     keep.push_back(std::move(*c));
-    const char* name = keep.size() == 1 ? "q_proj" : keep.size() == 2 ? "k_proj" : "v_proj";
     for (const auto& [tensor, raw] : keep.back().weights.tensors)
       if (tensor.find(name) != std::string::npos) out.tensors.emplace(tensor, raw);
-    if (keep.size() == 1) out.quant = keep.back().weights.quant;
+    if (out.quant == nullptr) out.quant = keep.back().weights.quant;
   }
   return out;
 }
