@@ -216,6 +216,10 @@ Result<void> check_format(const JsonObject& config) {
 }  // namespace
 
 Result<std::unique_ptr<QuantReader>> open_compressed_tensors(const JsonObject& config) {
+  DI_ASSIGN(const auto groups, config.object("config_groups"));
+  // Only the KV cache is quantized: the matrices stand as they are, in the format "dense".
+  const bool cache_only = config.find("kv_cache_scheme") != nullptr && (!groups || groups->object().empty());
+  if (cache_only) return std::unique_ptr<QuantReader>(std::make_unique<CompressedTensors>());
   DI_TRY(check_format(config));
   DI_ASSIGN(const auto sparsity, config.object("sparsity_config"));
   if (sparsity) {
@@ -225,7 +229,6 @@ Result<std::unique_ptr<QuantReader>> open_compressed_tensors(const JsonObject& c
                         "{}: format is '{}', expected dense: sparse weights are not supported",
                         sparsity->name(), shown(*format));
   }
-  DI_ASSIGN(const auto groups, config.object("config_groups"));
   if (!groups) return make_error(ErrorCode::kModel, "{}: config_groups is missing", config.name());
   auto out = std::make_unique<CompressedTensors>();
   for (const auto& [key, value] : groups->object()) {

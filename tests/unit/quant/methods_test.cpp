@@ -186,6 +186,23 @@ void expect_cuts(const QuantReader& reader, const Store& store, const Original& 
   }
 }
 
+// llm-compressor writes this where it quantized the KV cache and nothing else.
+TEST(CompressedTensors, ACheckpointOfWhichOnlyTheKvCacheIsQuantized) {
+  for (const char* groups : {"", R"("config_groups": {},)"}) {
+    const auto reader = open(std::string(R"({"quant_method": "compressed-tensors", "format": "dense",)") +
+                             groups + R"("kv_cache_scheme": {"num_bits": 8, "type": "float"}})");
+    ASSERT_TRUE(reader);
+    Store store;
+    store.add("weight", DType::kF32, {2, 32}, std::vector<float>(64, 1.0f));
+    const auto m = reader->read(store.tensors, {kLayer, 2, 32}, nullptr);
+    ASSERT_TRUE(m) << m.error().message;
+    EXPECT_FALSE(m->has_value());
+    Store codes;
+    codes.add("weight", DType::kF8E4M3, {2, 32}, std::vector<uint8_t>(64, 1));
+    EXPECT_THAT(read_error(*reader, codes, 2, 32), HasSubstr("no target"));
+  }
+}
+
 TEST(Awq, EveryGroupSizeAndCut) {
   for (const int64_t group : {32, 64, 128}) {
     const Original m = make(4, 40, 256, group, false);
@@ -432,6 +449,8 @@ TEST(BadInput, SettingsAreRefusedByName) {
   EXPECT_THAT(open_error(ct(R"("format": "marlin-24")")), all("marlin-24", "pack-quantized"));
   EXPECT_THAT(open_error(ct(R"("format": "pack-quantized")")), all("config_groups is missing"));
   EXPECT_THAT(open_error(ct(R"("config_groups": {})")), all("config_groups is empty"));
+  EXPECT_THAT(open_error(ct(R"("config_groups": {}, "kv_cache_scheme": null)")),
+              all("config_groups is empty"));
   EXPECT_THAT(open_error(ct(R"("config_groups": {"a": {"targets": ["Linear"]}})")),
               all("weights is missing"));
   EXPECT_THAT(open_error(ct(R"("config_groups": {"a": {"weights": {"num_bits": 4, "type": "float"}}})")),
