@@ -47,7 +47,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   const auto value = parse_json(text, "config.json");
   if (!value || !value->is_object()) return 0;
   const auto reader = open_quantization(JsonObject(value->get_object(), "config.json"), "");
-  if (!reader) return 0;
+  if (!reader || *reader == nullptr) return 0;
   DI_CHECK(!(*reader)->text().empty() && !(*reader)->kind().empty(), "a method without a name");
   static const std::vector<std::byte> data(kRows * kCols * 4);
   static const TensorMap all = tensors(data);

@@ -81,7 +81,10 @@ bool has_kv_scales(const Weights& weights) {
 }
 
 Result<std::string> kv_cache_scheme(const JsonObject& config) {
-  DI_ASSIGN(const auto quantization, config.object("quantization_config"));
+  DI_ASSIGN(auto quantization, config.object("quantization_config"));
+  if (!quantization) {
+    DI_ASSIGN(quantization, config.object("compression_config"));  // of older compressed-tensors
+  }
   if (!quantization) return std::string();
   const json::value* value = quantization->find("kv_cache_scheme");
   if (value == nullptr) return std::string();

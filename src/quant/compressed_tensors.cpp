@@ -219,7 +219,7 @@ Result<std::unique_ptr<QuantReader>> open_compressed_tensors(const JsonObject& c
   DI_ASSIGN(const auto groups, config.object("config_groups"));
   // Only the KV cache is quantized: the matrices stand as they are, in the format "dense".
   const bool cache_only = config.find("kv_cache_scheme") != nullptr && (!groups || groups->object().empty());
-  if (cache_only) return std::unique_ptr<QuantReader>(std::make_unique<CompressedTensors>());
+  if (cache_only) return std::unique_ptr<QuantReader>();
   DI_TRY(check_format(config));
   DI_ASSIGN(const auto sparsity, config.object("sparsity_config"));
   if (sparsity) {

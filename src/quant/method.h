@@ -77,8 +77,8 @@ struct QuantMethod {
 
 std::span<const QuantMethod> quant_methods();
 
-// By quant_method of `config`, or `fallback` when it has none. kModel: an unknown method, bits, group size,
-// ...
+// By quant_method of `config`, or `fallback` when it has none. Null: only the KV cache is quantized. kModel:
+// an unknown method, bits, group size, ...
 Result<std::unique_ptr<QuantReader>> open_quantization(const JsonObject& config, std::string_view fallback);
 
 // One function a method, each in its own file.

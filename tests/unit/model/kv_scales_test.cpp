@@ -144,6 +144,14 @@ TEST(KvCacheOfACheckpoint, AutoFollowsIt) {
   EXPECT_EQ(loaded(plain, "fp8"), "F8_E4M3");
   EXPECT_EQ(loaded(plain, "int8"), "I8");
   EXPECT_EQ(loaded(scaled, "auto"), "F8_E4M3");
+  // A scheme without scales, as llm-compressor writes it.
+  std::string text = std::move(read_file(plain.path() / "config.json", 1 << 20)).value();
+  text.back() = ',';
+  plain.write("config.json", text + R"("quantization_config": {"quant_method": "compressed-tensors",
+      "format": "dense", "config_groups": {}, "kv_cache_scheme": {"num_bits": 8, "type": "float",
+      "strategy": "tensor", "dynamic": false, "symmetric": true}}})");
+  EXPECT_EQ(loaded(plain, "auto"), "F8_E4M3");
+  EXPECT_EQ(loaded(plain, "int8"), "I8");
   EXPECT_EQ(loaded(scaled, "float16"), "F16");
 
   Checkpoint odd = std::move(random_checkpoint("tiny", 5)).value();
