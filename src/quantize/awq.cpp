@@ -80,33 +80,35 @@ void rounding_error(const Linear& l, const std::vector<float>& factors, const Aw
   });
 }
 
-double loss(ThreadPool& pool, const InputStatistics& input, std::span<const Linear* const> linears,
-            const std::vector<float>& factors, const AwqOptions& options) {
+double loss(ThreadPool& pool, const InputStatistics& input, const std::vector<Linear>& sampled,
+            const std::vector<double>& shares, const std::vector<float>& factors, const AwqOptions& options) {
   double total = 0;
   std::vector<float> d;
-  for (const Linear* l : linears) {
-    d.resize(l->weight.size());
-    rounding_error(*l, factors, options, pool, d);
-    for (const double e : output_errors(pool, input, d, l->rows)) total += e;
+  for (size_t i = 0; i < sampled.size(); ++i) {
+    d.resize(sampled[i].weight.size());
+    rounding_error(sampled[i], factors, options, pool, d);
+    for (const double e : output_errors(pool, input, d, sampled[i].rows)) total += e * shares[i];
   }
   return total;
 }
 
-// d gram d^T for one group: gram is the whole matrix's block that begins at `first`.
-float group_error(const InputStatistics& input, int64_t first, const float* d, int64_t n) {
-  float total = 0;
+// d gram d^T for one group: gram is the whole matrix's block that begins at `first`; product [n] is scratch.
+float group_error(const InputStatistics& input, int64_t first, const float* d, int64_t n, float* product) {
+  std::fill_n(product, n, 0.0f);
   for (int64_t i = 0; i < n; ++i) {
     const float* gram = input.gram.data() + (first + i) * input.cols + first;
-    float sum = 0;
-    for (int64_t j = 0; j < n; ++j) sum += gram[j] * d[j];
-    total += sum * d[i];
+    for (int64_t j = 0; j < n; ++j) product[j] += gram[j] * d[i];
   }
+  float total = 0;
+  for (int64_t j = 0; j < n; ++j) total += product[j] * d[j];
   return total;
 }
 
 // Of ranges from the whole down to half of it the one whose rounding changes the group's output least.
-Grid clipped_grid(const InputStatistics& input, int64_t first, const float* w, int64_t n, float* d,
+// scratch: [2 n].
+Grid clipped_grid(const InputStatistics& input, int64_t first, const float* w, int64_t n, float* scratch,
                   const AwqOptions& options) {
+  float* const d = scratch;
   constexpr int kSteps = 12;
   constexpr float kStep = 0.04f;
   const GridSpec spec{.symmetric = false, .scale_dtype = options.scale_dtype};
@@ -116,13 +118,24 @@ Grid clipped_grid(const InputStatistics& input, int64_t first, const float* w, i
   for (int step = 0; step < kSteps; ++step) {
     const Grid grid = grid_of(spec, range, 1 - kStep * static_cast<float>(step));
     for (int64_t j = 0; j < n; ++j) d[j] = w[j] - grid.value(grid.code(w[j]));
-    const float error = group_error(input, first, d, n);
+    const float error = group_error(input, first, d, n, scratch + n);
     if (least < 0 || error < least) {
       least = error;
       best = grid;
     }
   }
   return best;
+}
+
+// Rows spread over the whole linear: enough to tell factors apart.
+Linear sampled_rows(const Linear& l) {
+  constexpr int64_t kRows = 384;
+  Linear out{.name = l.name, .rows = std::min(l.rows, kRows), .cols = l.cols, .weight = {}, .bias = {}};
+  for (int64_t i = 0; i < out.rows; ++i) {
+    const auto row = l.weight.begin() + i * l.rows / out.rows * l.cols;
+    out.weight.insert(out.weight.end(), row, row + l.cols);
+  }
+  return out;
 }
 
 }  // namespace
@@ -133,13 +146,19 @@ std::vector<float> search_scales(ThreadPool& pool, const InputStatistics& input,
   std::vector<float> x = input.mean_abs, w = weight_magnitudes(linears, options.group);
   share(x, shared);
   share(w, shared);
+  std::vector<Linear> sampled;
+  std::vector<double> shares;  // how many rows of a linear each sampled row stands for
+  for (const Linear* l : linears) {
+    sampled.push_back(sampled_rows(*l));
+    shares.push_back(static_cast<double>(l->rows) / static_cast<double>(sampled.back().rows));
+  }
   std::vector<float> best(x.size(), 1.0f);
-  double least = loss(pool, input, linears, best, options);
+  double least = loss(pool, input, sampled, shares, best, options);
   for (const bool both : {true, false})
     for (int i = 0; i < kAlphas; ++i) {
       if (!both && i == 0) continue;  // all factors 1
       std::vector<float> factors = factors_of(x, w, static_cast<float>(i) / kAlphas, both);
-      const double error = loss(pool, input, linears, factors, options);
+      const double error = loss(pool, input, sampled, shares, factors, options);
       if (error >= least) continue;
       least = error;
       best = std::move(factors);
@@ -167,7 +186,7 @@ QuantizedLinear quantize_awq(ThreadPool& pool, const InputStatistics& input, con
                       .bias = std::move(linear.bias)};
   const int64_t groups = spec.groups(cols);
   pool.run([&](int thread) {
-    std::vector<float> d(options.group);
+    std::vector<float> d(2 * options.group);
     for (int64_t r = thread; r < rows; r += pool.size()) {
       float* w = linear.weight.data() + r * cols;
       for (int64_t j = 0; j < cols; ++j) w[j] *= factors[j];

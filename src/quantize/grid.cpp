@@ -20,6 +20,20 @@ float stored(DType dtype, float scale) {
   return load_scale(dtype, &bits, 0);
 }
 
+// In eight sums, which vectors can hold.
+template <class Term>
+float sum_of(int64_t n, const Term& term) {
+  constexpr int64_t kLanes = 8;
+  float sums[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int64_t lane = 0; lane < kLanes; ++lane) sums[lane] += term(i + lane);
+  float total = 0;
+  for (; i < n; ++i) total += term(i);
+  for (const float sum : sums) total += sum;
+  return total;
+}
+
 }  // namespace
 
 int Grid::code(float w) const {
@@ -53,12 +67,11 @@ Grid best_grid(const GridSpec& spec, const float* w, const float* importance, in
   for (int step = 0; step < kSteps; ++step) {
     const Grid grid = grid_of(spec, range, kFirst - kStep * static_cast<float>(step));
     const float inverse = 1 / grid.scale, low = static_cast<float>(-grid.zero), high = kMost + low;
-    float error = 0;
-    for (int64_t i = 0; i < n; ++i) {
+    const float error = sum_of(n, [&](int64_t i) {
       const float code = std::min(high, std::max(low, std::nearbyint(w[i] * inverse)));
       const float difference = w[i] - code * grid.scale;
-      error += importance[i] * difference * difference;
-    }
+      return importance[i] * difference * difference;
+    });
     if (least < 0 || error < least) {
       least = error;
       best = grid;

@@ -152,8 +152,9 @@ double layer_flops(const Plan& p) {
   for (const LinearShape& s : linear_shapes(c, 0)) {
     const double square =
         static_cast<double>(s.rows) * static_cast<double>(s.cols) * static_cast<double>(s.cols);
-    // AWQ tries 40 factors, GPTQ factors the gram matrix and hands errors on.
-    flops += p.options.method == Method::kAwq ? 80 * square : 3 * square;
+    // AWQ tries 40 factors on some of the rows, GPTQ factors the gram matrix and hands errors on.
+    const double sampled = std::min<double>(1, 384.0 / static_cast<double>(s.rows));
+    flops += p.options.method == Method::kAwq ? 80 * sampled * square : 3 * square;
   }
   return flops;
 }
