@@ -34,6 +34,7 @@ struct GpuFacts {
 struct FastPaths {
   bool fa2 = false, xqa = false, cublaslt = false, skinny = true, codes = true, pdl = false;
   bool cublaslt_f8 = false, f8_tile = false;  // products of F8 weights with activations rounded to F8
+  bool finish = true;  // a skinny product of q, k and v ends with their heads, without a kernel of its own
 };
 
 struct GpuOptions {

@@ -110,7 +110,7 @@ class CudaRunner final : public ModelRunner {
   void run_trial(const Step& step);
   void run_largest_step();
   void capture_first();
-  size_t run_decode_twice(int rows);
+  size_t capture_decode(int rows);
   size_t free_bytes();
 
   void guarded(const std::function<void()>& body);

@@ -13,6 +13,9 @@ namespace {
 
 constexpr size_t kAlign = 256;    // of arrays on the device
 constexpr int kTrialBlocks = 64;  // most that the trial steps write to
+// Tokens whose scores are computed at once, where the memory for logits allows it: the head's weight is read
+// once for all of them.
+constexpr int kLeastPiece = 128;
 // Of bias and ban lists, on average a row; a step that needs more makes the block larger.
 constexpr int kListWordsPerRow = 64;
 constexpr size_t kLeastGraph = size_t{1} << 20;  // what a graph takes where it is too little to be measured
@@ -38,7 +41,8 @@ struct TrialStep {
     tables.push_back(std::move(table));
     ids.emplace_back(tokens, 0);
   }
-  const Step& finish(int logprobs) {
+  // `shaped`: the first row asks for llama.cpp's samplers.
+  const Step& finish(int logprobs, bool shaped) {
     for (size_t i = 0; i < tables.size(); ++i) {
       StepRow row{.sequence = i, .slot = static_cast<int32_t>(i), .tokens = ids[i]};
       row.block_table = tables[i];
@@ -49,6 +53,7 @@ struct TrialStep {
       row.sampling.logprobs = logprobs;
       step.rows.push_back(row);
     }
+    if (shaped) step.rows.front().sampling.typical_p = 0.9f;
     return step;
   }
 
@@ -180,11 +185,12 @@ Result<void> CudaRunner::allocate() {
   context_.activation = o.activation;
   DI_TRY(allocate_state());
   const size_t row = static_cast<size_t>(info_.vocab_size) * sizeof(float);
-  const size_t fitting = o.logits_bytes == 0 ? static_cast<size_t>(o.max_num_seqs) : o.logits_bytes / row;
-  piece_rows_ = static_cast<int32_t>(std::clamp<size_t>(fitting, 1, static_cast<size_t>(o.max_num_seqs)));
+  const auto most = static_cast<size_t>(std::max(o.max_num_seqs, std::min(kLeastPiece, largest_.scored)));
+  const size_t fitting = o.logits_bytes == 0 ? most : o.logits_bytes / row;
+  piece_rows_ = static_cast<int32_t>(std::clamp<size_t>(fitting, 1, most));
   DI_ASSIGN(logits_memory_, gpu_->allocate(row * static_cast<size_t>(piece_rows_)));
-  DI_ASSIGN(Buffer scratch,
-            gpu_->allocate(model_->scratch_bytes(context_, largest_.tokens, largest_.logit_rows)));
+  DI_ASSIGN(Buffer scratch, gpu_->allocate(model_->scratch_bytes(
+                                context_, largest_.tokens, std::max(largest_.logit_rows, piece_rows_))));
   scratch_ = Arena(std::move(scratch), kAlign);
   context_.scratch = &scratch_;
   DI_TRY(allocate_flights());
@@ -287,7 +293,8 @@ void CudaRunner::run_trial(const Step& step) {
   (void)wait(step.id);
 }
 
-// As many rows and tokens as a step can have, all of them sampling.
+// As many rows and tokens as a step can have, all of them sampling: one with llama.cpp's samplers, and the
+// last one with as many scored tokens as a piece has, so that no request meets code that is not loaded.
 void CudaRunner::run_largest_step() {
   TrialStep trial(state_.groups, info_.block_size);
   int left = options_.max_num_batched_tokens;
@@ -299,23 +306,31 @@ void CudaRunner::run_largest_step() {
     trial.add(std::min(tokens, options_.max_model_len), tokens == 1 ? 0 : 1, kTrialBlocks);
     left -= std::min(tokens, options_.max_model_len);
   }
-  run_trial(trial.finish(kMaxTopLogprobs));
+  (void)trial.finish(kMaxTopLogprobs, true);
+  StepRow& last = trial.step.rows.back();
+  last.targets = last.tokens.first(std::min(last.tokens.size(), static_cast<size_t>(piece_rows_)));
+  last.target_top = kMaxTopLogprobs;
+  run_trial(trial.step);
 }
 
-// What the second run took: the graphs.
-size_t CudaRunner::run_decode_twice(int rows) {
-  TrialStep trial(state_.groups, info_.block_size);
-  for (int i = 0; i < rows; ++i) trial.add(1, 0, 1);
-  const Step& step = trial.finish(-1);
-  run_trial(step);
-  const size_t free = free_bytes();
-  run_trial(step);
-  return less(free, free_bytes());
+// What the second run of each took: the graphs of forward and of both kinds of sampling.
+size_t CudaRunner::capture_decode(int rows) {
+  size_t taken = 0;
+  for (const bool shaped : {false, true}) {
+    TrialStep trial(state_.groups, info_.block_size);
+    for (int i = 0; i < rows; ++i) trial.add(1, 0, 1);
+    const Step& step = trial.finish(-1, shaped);
+    run_trial(step);
+    const size_t free = free_bytes();
+    run_trial(step);
+    taken += less(free, free_bytes());
+  }
+  return taken;
 }
 
 void CudaRunner::capture_first() {
-  const size_t smallest = run_decode_twice(sizes_.front());
-  const size_t largest = sizes_.size() > 1 ? run_decode_twice(sizes_.back()) : 0;
+  const size_t smallest = capture_decode(sizes_.front());
+  const size_t largest = sizes_.size() > 1 ? capture_decode(sizes_.back()) : 0;
   measured_.graphs = smallest + largest;
   const size_t rest = sizes_.size() > 2 ? sizes_.size() - 2 : 0;
   measured_.later_graphs = rest * std::max({smallest, largest, kLeastGraph});

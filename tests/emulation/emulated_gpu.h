@@ -34,6 +34,7 @@ struct MachineConfig {
   bool virtual_memory = true;           // the driver knows cuMemCreate and its like
   bool cublaslt = true;                 // libcublasLt.so is there
   bool peer_access = false;             // devices read each other's memory
+  size_t bytes_of_node = 0;             // of device memory, that a graph takes for each of its nodes
 };
 
 // A fresh machine: work in flight is dropped, all handles and device memory are gone, errors forgotten. Only
@@ -47,6 +48,7 @@ void fail_kernel(int n, int error = 700);
 
 struct MachineCounts {
   int64_t kernels = 0, copies = 0, graph_launches = 0;  // that have run
+  size_t functions = 0;          // different kernels that were launched or captured: whose code is loaded
   int64_t early_starts = 0;      // dependents that started before the kernel in front of them
   int64_t allocations = 0;       // calls that allocated, ever
   int64_t live_allocations = 0;  // of device, pinned and virtual memory

@@ -88,7 +88,8 @@ struct QkvCase {
   bool interleaved = false, q_norm = false, k_norm = false, bias = false;
   int64_t product_bytes = int64_t{64} << 20;
   DType weight = DType::kBF16;
-  int chunk = 30;  // tokens of the last row; three more stand before it
+  int chunk = 30;      // tokens of the last row; three more stand before it
+  bool finish = true;  // FastPaths::finish
 };
 void PrintTo(const QkvCase& c, std::ostream* out) {
   *out << c.name;
@@ -209,6 +210,7 @@ TEST_P(CudaQkv, FinishesItsProduct) {
     p.rope = f32(table, {tokens, c.rotary});
     ops::rope(w.m.context, {&w.batch.step, f32(inv_freq, {c.rotary / 2}), 1.0f, p.rope});
   }
+  w.m.gpu->fast.finish = c.finish;
   // What a launch counts is gone before the next one.
   for (int i = 0; i < 2; ++i) cuda::qkv_in_groups(w.m.context, p, c.product_bytes);
   cuda::linear(w.m.context, {.weight = &w.weight,
@@ -304,6 +306,9 @@ INSTANTIATE_TEST_SUITE_P(
                 .k_norm = true,
                 .chunk = 13},
         QkvCase{.name = "quantized_few", .bias = true, .weight = DType::kQ8_0, .chunk = 2},
+        QkvCase{.name = "four_tokens_apart", .q_norm = true, .bias = true, .chunk = 1, .finish = false},
+        QkvCase{.name = "sixteen_tokens_apart", .k_norm = true, .chunk = 13, .finish = false},
+        QkvCase{.name = "quantized_apart", .bias = true, .weight = DType::kQ8_0, .finish = false},
         QkvCase{.name = "groups_of_tokens", .rotary = 32, .product_bytes = 7 * 512 * 4},
         QkvCase{.name = "token_by_token", .product_bytes = 1}),
     [](const auto& i) { return i.param.name; });

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <utility>
 
 #include "backend/cuda/cublaslt.h"
 #include "backend/cuda/parts.h"
@@ -125,6 +126,40 @@ TEST_P(CudaLibraryDense, NothingIsTunedInACapture) {
     expect_right(p, w, x);
   }
   EXPECT_EQ(tuned_shapes(), 1);
+}
+
+// What was tuned may be refused for one m of its bucket, and nothing can be asked for in a capture.
+TEST_P(CudaLibraryDense, ARefusalInACaptureLeavesTheLibrarysFirstChoice) {
+  static struct {
+    decltype(cuda::CublasLtApi::matmul) real = nullptr;
+    bool refuses = false;
+    int served = 0;
+  } library;
+  const Matrix w = random_matrix(random_, weight(), 32, 64);
+  const std::vector<float> x = rounded(a(), random_floats(random_, 20 * 64));
+  CudaMachine m(a());
+  cuda::CublasLtApi api = cuda::load_cublaslt().value();
+  library = {.real = api.matmul};
+  api.matmul = [](auto... args) {
+    if (std::exchange(library.refuses, false)) return CUBLAS_STATUS_NOT_SUPPORTED;
+    ++library.served;
+    return library.real(args...);
+  };
+  m.gpu->parts().cublaslt = cuda::Cublaslt::open(*m.gpu, api).value();
+  m.gpu->fast.cublaslt = true;
+  Product p(m, w, x);
+  p.launch();
+  EXPECT_EQ(tuned_shapes(), 1);
+  m.gpu->begin_capture();
+  library.refuses = true;
+  library.served = 0;
+  p.launch();
+  const cuda::Graph graph = m.gpu->end_capture();
+  EXPECT_FALSE(library.refuses);
+  EXPECT_EQ(library.served, 1) << "the tile kernel took its place";
+  m.gpu->fill(p.out.data(), 0xff, static_cast<size_t>(p.tokens * p.rows) * 4);
+  m.gpu->launch(graph);
+  expect_right(p, w, x);
 }
 
 // Another library's bits under this one's name: the file is wrong, the products are not.

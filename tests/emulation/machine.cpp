@@ -60,6 +60,7 @@ MachineCounts machine_counts() {
   MachineCounts counts = machine().counts;
   counts.live_allocations = static_cast<int64_t>(machine().allocations.size());
   counts.pending = machine().pending();
+  counts.functions = machine().functions.size();
   return counts;
 }
 

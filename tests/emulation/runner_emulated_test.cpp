@@ -24,6 +24,7 @@ struct Scene {
   EngineOptions engine{.max_num_batched_tokens = 24};
   int64_t blocks = 60;
   uint64_t seed = 1;
+  emulation::MachineConfig machine;
 };
 
 class RunnerTest : public ::testing::Test {
@@ -31,7 +32,7 @@ class RunnerTest : public ::testing::Test {
   void TearDown() override { engine_.reset(); }
 
   std::unique_ptr<CudaRunner> make_runner(Scene& s) {
-    emulation::reset_machine();
+    emulation::reset_machine(s.machine);
     emulation::set_seed(s.seed);
     auto gpu = cuda::Gpu::open({});
     EXPECT_TRUE(gpu.ok());
@@ -472,6 +473,96 @@ TEST_F(RunnerTest, MemoryIsMeasuredAndPlanned) {
   EXPECT_EQ(runner->info().max_model_len, 96);
   EXPECT_FALSE(runner->info().touched_first);
   EXPECT_TRUE(runner->info().tracks_tokens);
+}
+
+// One step of `rows` sequences of one token each; `shaped`: with llama.cpp's samplers.
+void decode(CudaRunner& runner, uint64_t id, int rows, bool shaped) {
+  Step step{.id = id};
+  const std::vector<int32_t> token{7};
+  std::vector<std::vector<std::vector<int32_t>>> tables;
+  for (int32_t i = 0; i < rows; ++i) tables.push_back({{i}});
+  for (int32_t i = 0; i < rows; ++i) {
+    StepRow row{.sequence = static_cast<uint64_t>(i) + 1, .slot = i, .tokens = token};
+    row.block_table = tables[i];
+    row.samples = true;
+    if (shaped) row.sampling.typical_p = 0.5f;
+    step.rows.push_back(row);
+  }
+  runner.launch_forward(step);
+  runner.launch_sample(step);
+  (void)runner.wait(id);
+}
+
+// The graphs that are captured after the cache was mapped take what was set aside for them.
+TEST_F(RunnerTest, LaterGraphsTakeNoMoreThanWasLeftForThem) {
+  Scene s{.machine = {.bytes_of_node = size_t{1} << 20}};
+  s.runner.graph_sizes = {1, 2, 3, 5};
+  auto runner = make_runner(s);
+  ASSERT_TRUE(runner);
+  const size_t before = runner->gpu().memory().free_bytes;
+  uint64_t id = 0;
+  for (int rows = 1; rows <= 6; ++rows)
+    for (const bool shaped : {false, true})
+      for (int i = 0; i < 3; ++i) decode(*runner, ++id, rows, shaped);
+  const size_t taken = before - runner->gpu().memory().free_bytes;
+  EXPECT_GT(taken, size_t{3} << 20) << "of three sizes";
+  EXPECT_LE(taken, runner->measured().later_graphs);
+  EXPECT_GT(emulation::machine_counts().graph_launches, 0);
+}
+
+// Code that a request is the first to need would be loaded into memory that the cache has by then.
+TEST_F(RunnerTest, ScoresAndAllSamplersAreLoadedBeforeTheCacheIsPlanned) {
+  for (const bool eager : {false, true})
+    for (const int seqs : {1, 6}) {
+      Scene s;
+      s.runner.enforce_eager = eager;
+      s.runner.max_num_seqs = seqs;
+      size_t loaded = 0;
+      s.runner.plan_cache = [&](const MeasuredMemory& m) {
+        loaded = emulation::machine_counts().functions;
+        return CachePlan{s.blocks, m.max_model_len};
+      };
+      start(s);
+      std::vector<EngineRequest> requests;
+      for (int i = 0; i < 4; ++i) {
+        requests.push_back(greedy({i, 7, 3, 9, 1}, 6));
+        if (i % 2 == 0) requests.back().sampling.prompt_logprobs = i;
+        if (i >= 2) requests.back().sampling.temperature = 1, requests.back().sampling.typical_p = 0.5f;
+      }
+      for (const Answer& a : run_all(*engine_, requests)) EXPECT_EQ(a.tokens.size(), 6u) << a.error;
+      EXPECT_GT(loaded, 0u);
+      EXPECT_EQ(emulation::machine_counts().functions, loaded) << seqs << " sequences, eager " << eager;
+    }
+}
+
+// A prompt of one of few sequences: the head's weight is read once for many of its tokens, as far as the
+// memory for logits goes.
+TEST_F(RunnerTest, ScoresComeInLargePieces) {
+  for (const int rows_of_logits : {0, 4, 200}) {
+    Scene s;
+    s.runner = {.max_num_seqs = 1, .max_num_batched_tokens = 90, .max_model_len = 96, .enforce_eager = true};
+    s.runner.logits_bytes = static_cast<size_t>(rows_of_logits * s.model.vocab_size) * sizeof(float);
+    auto runner = make_runner(s);
+    ASSERT_TRUE(runner);
+    const std::vector<int32_t> prompt(90, 5);
+    const std::vector<std::vector<int32_t>> table{{0, 1, 2, 3, 4, 5}};
+    int64_t kernels[2] = {};
+    for (const bool scored : {false, true}) {
+      Step step{.id = scored ? 2u : 1u};
+      StepRow row{.sequence = 1, .slot = 0, .tokens = prompt, .block_table = table};
+      if (scored) row.targets = prompt;
+      step.rows.push_back(row);
+      const int64_t before = emulation::machine_counts().kernels;
+      runner->launch_forward(step);
+      runner->launch_sample(step);
+      const StepOutput out = runner->wait(step.id);
+      if (scored) EXPECT_EQ(out.scored.at(0).size(), prompt.size());
+      kernels[scored ? 1 : 0] = emulation::machine_counts().kernels - before;
+    }
+    // Of each piece its logits and its scores.
+    const int pieces = rows_of_logits == 4 ? 23 : 1;
+    EXPECT_EQ(kernels[1] - kernels[0], 2 * pieces) << rows_of_logits;
+  }
 }
 
 TEST_F(RunnerTest, ACardThatIsTooSmallIsAnErrorWithNumbers) {

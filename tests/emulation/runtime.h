@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <thread>
 #include <unordered_map>
 #include <vector>
@@ -45,6 +46,8 @@ struct Node {
 
 struct Graph {
   std::vector<Node> nodes;
+  size_t bytes = 0;  // that it takes on the device, once instantiated
+  int device = 0;
 };
 
 struct Stream;
@@ -137,6 +140,7 @@ class Machine {
   // Dynamic shared memory that a kernel may have, by device, where it was set.
   std::map<std::pair<int, const void*>, size_t> shared_limits;
   std::map<uintptr_t, Allocation> allocations;
+  std::set<const void*> functions;  // kernels that came to a stream
 
  private:
   void add(const OpPtr& op, const std::vector<OpPtr>& after);

@@ -90,7 +90,11 @@ cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
   return em::runtime_call([&] {
     if (!graph) return cudaErrorInvalidValue;
-    *exec = reinterpret_cast<cudaGraphExec_t>(new em::Graph(*em::graph_of(graph)));
+    auto made = std::make_unique<em::Graph>(*em::graph_of(graph));
+    made->bytes = made->nodes.size() * em::machine().config.bytes_of_node;
+    made->device = em::current_device();
+    if (!em::machine().take_bytes(made->device, made->bytes)) return cudaErrorMemoryAllocation;
+    *exec = reinterpret_cast<cudaGraphExec_t>(made.release());
     return cudaSuccess;
   });
 }
@@ -142,7 +146,9 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
   const std::lock_guard lock(em::machine_mutex());
-  delete em::graph_of(exec);
+  const em::Graph* graph = em::graph_of(exec);
+  if (graph) em::machine().give_bytes(graph->device, graph->bytes);
+  delete graph;
   return em::machine().sticky;
 }
 

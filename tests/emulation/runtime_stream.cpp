@@ -98,6 +98,7 @@ cudaError_t enqueue_kernel(KernelLaunch kernel, cudaStream_t handle) {
     if (kernel.pdl && machine().code_architecture() < 90)
       throw_failure(
           "a kernel may overtake the one before it, but its code, from PTX of compute_80, has no wait");
+    machine().functions.insert(kernel.function);
     machine().submit(*stream, {.kernel = std::move(kernel)});
     return cudaSuccess;
   });

@@ -6,13 +6,17 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <map>
 #include <set>
+#include <stdexcept>
 
 #include "backend/cuda/cublaslt.h"
 #include "backend/cuda/fast/attention_sample.h"
+#include "backend/cuda/parts.h"
 #include "backend/cuda/self_check_cases.h"
 #include "backend/cuda_error.h"
 #include "emulation/emulated_gpu.h"
@@ -183,8 +187,8 @@ TEST_F(SelfCheck, TheRealPathsAreRight) {
   struct {
     Result<std::vector<Comparison>> (*run)(Gpu&);
     size_t cases;
-  } paths[] = {
-      {check_skinny, 7}, {check_cublaslt, 2}, {check_cublaslt_f8, 4}, {check_f8_tile, 3}, {check_pdl, 1}};
+  } paths[] = {{check_skinny, 7},      {check_finish, 5},  {check_cublaslt, 4},
+               {check_cublaslt_f8, 4}, {check_f8_tile, 3}, {check_pdl, 1}};
   for (const auto& path : paths) {
     const auto cases = path.run(*gpu_);
     ASSERT_TRUE(cases.ok()) << cases.error().message;
@@ -192,6 +196,107 @@ TEST_F(SelfCheck, TheRealPathsAreRight) {
     for (const Comparison& c : *cases) EXPECT_EQ(difference(c), "") << c.shape;
   }
   EXPECT_GT(emulation::machine_counts().early_starts, 0);
+}
+
+PathCheck real_path(const std::string& key) {
+  for (const PathCheck& check : path_checks())
+    if (check.key == key) return check;
+  throw std::invalid_argument(key);
+}
+
+// The emulation's library with a fault in products of more than `above` tokens that have a residual and a
+// bias.
+struct FaultyLibrary {
+  static inline CublasLtApi real;
+  static inline enum class Fault { kNone, kLosesBias, kLosesResidual } fault;
+  static inline uint64_t above = 0;
+  static inline std::map<cublasLtMatrixLayout_t, uint64_t> tokens;
+  static inline std::set<cublasLtMatmulDesc_t> biased;
+
+  static CublasLtApi make(Fault wanted, uint64_t above_tokens) {
+    CublasLtApi api = real = load_cublaslt().value();
+    fault = wanted;
+    above = above_tokens;
+    api.layout_create = [](cublasLtMatrixLayout_t* l, cudaDataType_t type, uint64_t rows, uint64_t cols,
+                           int64_t ld) {
+      const cublasStatus_t status = real.layout_create(l, type, rows, cols, ld);
+      tokens[*l] = cols;
+      return status;
+    };
+    api.desc_create = [](cublasLtMatmulDesc_t* d, cublasComputeType_t compute, cudaDataType_t scale) {
+      const cublasStatus_t status = real.desc_create(d, compute, scale);
+      biased.erase(*d);
+      return status;
+    };
+    api.desc_set = [](cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t what, const void* value,
+                      size_t bytes) {
+      if (what == CUBLASLT_MATMUL_DESC_EPILOGUE) biased.insert(d);
+      return real.desc_set(d, what, value, bytes);
+    };
+    api.matmul = [](cublasLtHandle_t handle, cublasLtMatmulDesc_t d, const void* alpha, const void* a,
+                    cublasLtMatrixLayout_t al, const void* b, cublasLtMatrixLayout_t bl, const void* beta,
+                    const void* c, cublasLtMatrixLayout_t cl, void* out, cublasLtMatrixLayout_t ol,
+                    const cublasLtMatmulAlgo_t* algo, void* workspace, size_t bytes, cudaStream_t stream) {
+      const float zero = 0;
+      const cublasLtEpilogue_t none = CUBLASLT_EPILOGUE_DEFAULT;
+      const bool wrong = biased.contains(d) && *static_cast<const float*>(beta) == 1 && tokens[ol] > above;
+      if (wrong && fault == Fault::kLosesBias)
+        (void)real.desc_set(d, CUBLASLT_MATMUL_DESC_EPILOGUE, &none, sizeof none);
+      if (wrong && fault == Fault::kLosesResidual) beta = &zero;
+      return real.matmul(handle, d, alpha, a, al, b, bl, beta, c, cl, out, ol, algo, workspace, bytes,
+                         stream);
+    };
+    return api;
+  }
+};
+
+// A residual and a bias are taken by the library itself: what it makes of them is compared too.
+TEST_F(SelfCheck, ALibraryThatLosesABiasOrAResidualIsSwitchedOff) {
+  using Fault = FaultyLibrary::Fault;
+  for (const Fault fault : {Fault::kNone, Fault::kLosesBias, Fault::kLosesResidual}) {
+    for (const uint64_t above : {0, 64}) {
+      SCOPED_TRACE(testing::Message() << "fault " << static_cast<int>(fault) << " above " << above);
+      std::filesystem::remove_all(folder_);
+      auto library = Cublaslt::open(*gpu_, FaultyLibrary::make(fault, above));
+      ASSERT_TRUE(library.ok()) << library.error().message;
+      gpu_->parts().cublaslt = *library;
+      turn_on();
+      self_check(*gpu_, {real_path("cublaslt")}, folder_);
+      EXPECT_EQ(gpu_->fast.cublaslt, fault == Fault::kNone) << text();
+      EXPECT_TRUE(gpu_->fast.skinny);
+      EXPECT_THAT(text(), HasSubstr(fault == Fault::kNone ? "right" : "a residual, with a bias"));
+    }
+  }
+}
+
+// Blocks that count wrongly who brings a head's last rows: it is finished too early, or never.
+TEST_F(SelfCheck, HeadsThatAreFinishedAtTheWrongTimeAreSwitchedOff) {
+  for (const int32_t counted : {0, 1, 48, -16}) {
+    SCOPED_TRACE(testing::Message() << "counters of " << counted);
+    std::filesystem::remove_all(folder_);
+    auto staging = gpu_->allocate_pinned(sizeof counted);
+    ASSERT_TRUE(staging.ok());
+    std::memcpy(staging->data(), &counted, sizeof counted);
+    gpu_->copy_in(gpu_->parts().arrived() + 5, staging->data(), sizeof counted);
+    gpu_->fast.finish = true;
+    self_check(*gpu_, {real_path("finish")}, folder_);
+    EXPECT_EQ(gpu_->fast.finish, counted == 0) << text();
+    EXPECT_TRUE(gpu_->fast.skinny);
+    EXPECT_THAT(text(), HasSubstr(counted == 0 ? "right" : "disagreed with the plain kernel"));
+    gpu_->fill(gpu_->parts().arrived(), 0, kTileCounters * sizeof(int32_t));
+    gpu_->synchronize();
+  }
+}
+
+// A part of the skinny kernel: nothing is known of it while that is off.
+TEST_F(SelfCheck, HeadsAreNotComparedWithoutTheSkinnyKernel) {
+  gpu_->fast.skinny = false;
+  self_check(*gpu_, {real_path("finish")}, folder_);
+  EXPECT_FALSE(gpu_->fast.finish);
+  EXPECT_THAT(text(), HasSubstr("\"paths\":{}"));
+  gpu_->fast.skinny = gpu_->fast.finish = true;
+  self_check(*gpu_, {real_path("finish")}, folder_);
+  EXPECT_TRUE(gpu_->fast.finish);
 }
 
 // The samples that fast kernels are compared on: a kernel that looks where it should not finds NaN.
@@ -229,11 +334,13 @@ TEST_F(SelfCheck, EveryPathHasAKeyAndAFlagOfItsOwn) {
   for (const PathCheck& check : path_checks()) {
     EXPECT_TRUE(keys.insert(check.key).second) << check.key;
     FastPaths one;
-    one.skinny = false;
+    one.skinny = one.finish = false;
     one.*check.flag = true;
-    EXPECT_EQ(one.fa2 + one.xqa + one.cublaslt + one.skinny + one.pdl + one.cublaslt_f8 + one.f8_tile, 1);
+    EXPECT_EQ(
+        one.fa2 + one.xqa + one.cublaslt + one.skinny + one.finish + one.pdl + one.cublaslt_f8 + one.f8_tile,
+        1);
   }
-  EXPECT_EQ(keys.size(), 7u);
+  EXPECT_EQ(keys.size(), 8u);
 }
 
 }  // namespace

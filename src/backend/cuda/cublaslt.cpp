@@ -234,6 +234,12 @@ bool Cublaslt::multiply(Gpu& gpu, const Gemm& g) {
   const bool capturing = is_capturing(gpu), free_to_choose = !gpu.options().deterministic;
   if (free_to_choose && !capturing && s.attempted.insert(key).second && !s.tuned.entries().contains(key))
     s.tune(gpu, g);
+  // Also where something is tuned: a capture that finds this m refused cannot ask any more.
+  auto choice = s.first_choice.find(key);
+  if (choice == s.first_choice.end() && !capturing) {
+    const std::vector<AlgoBits> found = s.candidates(g, 1);
+    choice = s.first_choice.emplace(key, found.empty() ? std::nullopt : std::optional(found.front())).first;
+  }
   const Descriptors d(s.api, g);
   if (!d.good()) return false;
   if (const auto found = s.tuned.entries().find(key); free_to_choose && found != s.tuned.entries().end()) {
@@ -241,12 +247,7 @@ bool Cublaslt::multiply(Gpu& gpu, const Gemm& g) {
     // Refused before anything was launched: the file's bits are not this library's, or this m is special.
     s.tuned.erase(key);
   }
-  auto choice = s.first_choice.find(key);
-  if (choice == s.first_choice.end()) {
-    if (capturing) return false;
-    const std::vector<AlgoBits> found = s.candidates(g, 1);
-    choice = s.first_choice.emplace(key, found.empty() ? std::nullopt : std::optional(found.front())).first;
-  }
+  if (choice == s.first_choice.end()) return false;
   return choice->second && s.run(gpu, g, d, *choice->second) == CUBLAS_STATUS_SUCCESS;
 }
 

@@ -242,17 +242,19 @@ void linear(Context& context, const LinearCall& call) {
     if (call.finish != nullptr) finish_qkv(gpu, context.activation, *call.finish, p.tokens);
     return;
   }
-  if (call.finish != nullptr) p.finish = *call.finish;
+  if (call.finish != nullptr && gpu.fast.finish) p.finish = *call.finish;
   if (can_fuse_norm(context, call, p)) {
     p.norm = call.norm->weight.as<float>();
     p.eps = call.norm->eps;
     p.x_row = call.x_row;
-    return skinny_product(gpu, context.activation, p);
+    skinny_product(gpu, context.activation, p);
+  } else {
+    prepare_x(context, call, 0, p);
+    for (int64_t first = 0; first < p.tokens; first += kSkinnyTokens)
+      skinny_product(gpu, context.activation,
+                     tokens_of(p, first, std::min<int64_t>(kSkinnyTokens, p.tokens - first)));
   }
-  prepare_x(context, call, 0, p);
-  for (int64_t first = 0; first < p.tokens; first += kSkinnyTokens)
-    skinny_product(gpu, context.activation,
-                   tokens_of(p, first, std::min<int64_t>(kSkinnyTokens, p.tokens - first)));
+  if (call.finish != nullptr && !gpu.fast.finish) finish_qkv(gpu, context.activation, *call.finish, p.tokens);
 }
 
 size_t linear_scratch(const Context& context, int64_t tokens, int64_t max_cols, int64_t max_rows) {

@@ -11,6 +11,7 @@ std::vector<PathCheck> path_checks() {
        check_cublaslt_f8},
       {"the FP8 tile kernel (products of many tokens)", "f8_tile", &FastPaths::f8_tile, check_f8_tile},
       {"the skinny kernel (products of few tokens)", "skinny", &FastPaths::skinny, check_skinny},
+      {"the end of q, k and v in the skinny kernel", "finish", &FastPaths::finish, check_finish},
       {"the overlapping start of kernels (PDL)", "pdl", &FastPaths::pdl, check_pdl},
   };
 }

@@ -44,5 +44,6 @@ set(DI_CUDA_SOURCES
     self_check_attention.cpp
     self_check_linear.cpp
     self_check_paths.cpp
+    self_check_qkv.cpp
     staging.cpp
     tuning.cpp)
