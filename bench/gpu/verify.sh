@@ -167,6 +167,7 @@ part_bench() {
     run bench-linear-q4_0 40 "$bundle/tests/cuda_linear_bench" q4_0
     run bench-linear-f8 40 "$bundle/tests/cuda_linear_bench" f8
     run bench-linear-f8_blocks 40 "$bundle/tests/cuda_linear_bench" f8_blocks
+    run bench-linear-u4 40 "$bundle/tests/cuda_linear_bench" u4
   fi
   [ ! -f "$model" ] || run bench-default 40 "${bench[@]}" --model "$model" --prefill 512 --decode 128 --batch 32 --repeat 3
 }

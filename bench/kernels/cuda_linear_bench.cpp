@@ -5,7 +5,9 @@
 // The floor is the larger of the weight's bytes at the card's rate of copies and the operations at its rate
 // of BF16 products, twice that for FP8, both measured first.
 //
-//   cuda_linear_bench [bf16|q4_0|q4_1|q8_0|f8|f8_blocks] [pdl]
+//   cuda_linear_bench [bf16|q4_0|q4_1|q8_0|f8|f8_blocks|u4|u8] [pdl]
+//
+// u4: groups of 128 with F16 scales and zero points, as AWQ has them. u8: a scale a row, no zero points.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -44,7 +46,7 @@ constexpr Shape kShapes[] = {{"qkv", 6144, 4096, cuda::Epilogue::kStore, true},
 
 struct Path {
   const char* name;
-  bool skinny, cublaslt, f8_tile;
+  bool own, cublaslt, f8_tile;  // own: the skinny kernels and that of codes
 };
 constexpr Path kPaths[] = {{"as served", true, true, true},
                            {"tile", false, false, false},
@@ -54,11 +56,16 @@ constexpr Path kPaths[] = {{"as served", true, true, true},
 struct Format {
   const char* name;
   DType dtype;
-  int64_t group = 0;  // of F8; 0: a scale a row
+  int64_t group = 0;  // of F8, U4 and U8; 0: a scale a row
 };
-constexpr Format kFormats[] = {{"bf16", DType::kBF16}, {"q4_0", DType::kQ4_0},
-                               {"q4_1", DType::kQ4_1}, {"q8_0", DType::kQ8_0},
-                               {"f8", DType::kF8E4M3}, {"f8_blocks", DType::kF8E4M3, 128}};
+constexpr Format kFormats[] = {{"bf16", DType::kBF16},  {"q4_0", DType::kQ4_0},
+                               {"q4_1", DType::kQ4_1},  {"q8_0", DType::kQ8_0},
+                               {"f8", DType::kF8E4M3},  {"f8_blocks", DType::kF8E4M3, 128},
+                               {"u4", DType::kU4, 128}, {"u8", DType::kU8}};
+
+bool has_codes(DType dtype) {
+  return dtype == DType::kU4 || dtype == DType::kU8;
+}
 
 template <class T>
 T must(Result<T> r) {
@@ -77,10 +84,11 @@ std::vector<std::byte> random_rows(DType dtype, int64_t rows, int64_t cols) {
     for (size_t i = 0; i < stride * kDifferent; ++i) data[i] = static_cast<std::byte>(random() & 0xb7);
   } else
     for (size_t i = 0; i < stride * kDifferent; i += 2) {
-      const auto bits = static_cast<uint16_t>(t.block_elems > 1 ? random() : 0x3c00 | (random() & 0x80ff));
+      const auto bits = static_cast<uint16_t>(
+          t.block_elems > 1 || has_codes(dtype) ? random() : 0x3c00 | (random() & 0x80ff));
       std::memcpy(&data[i], &bits, 2);
     }
-  for (size_t i = 0; t.block_elems > 1 && i < stride * kDifferent; i += t.block_bytes) {
+  for (size_t i = 0; t.block_elems > 2 && i < stride * kDifferent; i += t.block_bytes) {
     const uint16_t scale = 0x1400, minimum = 0x9c00;
     std::memcpy(&data[i], &scale, 2);
     if (dtype == DType::kQ4_1) std::memcpy(&data[i + 2], &minimum, 2);
@@ -117,9 +125,11 @@ class Bench {
       for (const int64_t tokens : kTokens) {
         for (const Path& path : kPaths) {
           const bool f8 = format_.dtype == DType::kF8E4M3;
-          if (path.cublaslt && !path.skinny && !all.cublaslt) continue;
-          if (path.f8_tile && !path.skinny && !(f8 && all.f8_tile)) continue;
-          gpu_->fast.skinny = path.skinny && all.skinny;
+          if (path.cublaslt && !path.own && !all.cublaslt) continue;
+          if (path.f8_tile && !path.own && !(f8 && all.f8_tile)) continue;
+          gpu_->fast.skinny = path.own && all.skinny;
+          gpu_->fast.skinny_codes = path.own && all.skinny_codes;
+          gpu_->fast.codes = path.own && all.codes;
           gpu_->fast.cublaslt = path.cublaslt && all.cublaslt;
           gpu_->fast.cublaslt_f8 = path.cublaslt && all.cublaslt_f8;
           gpu_->fast.f8_tile = path.f8_tile && all.f8_tile;
@@ -148,6 +158,16 @@ class Bench {
       source.scale_dtype = DType::kF32;
       scales.assign(static_cast<size_t>(rows * source.groups()), 0x1p-8f);
       source.parts[0].scale = scales.data();
+    }
+    std::vector<uint16_t> halves;
+    std::vector<int16_t> zeros;
+    if (has_codes(format_.dtype)) {
+      source.group = format_.group == 0 ? s.cols : format_.group;
+      source.zero = 128;
+      halves.assign(static_cast<size_t>(rows * source.groups()), 0x1400);
+      source.parts[0].scale = halves.data();
+      if (format_.dtype == DType::kU4) zeros.assign(halves.size(), 7);
+      if (!zeros.empty()) source.parts[0].zero = zeros.data();
     }
     if (paired) source.parts.push_back(source.parts[0]);
     if (paired) source.order = RowOrder::kPaired;
@@ -235,7 +255,8 @@ int main(int argc, char** argv) {
     } else if (found != std::end(deepinfer::kFormats)) {
       format = *found;
     } else {
-      fmt::print(stderr, "{}: got {}, expected bf16, q4_0, q4_1, q8_0, f8, f8_blocks or pdl\n", argv[0], a);
+      fmt::print(stderr, "{}: got {}, expected bf16, q4_0, q4_1, q8_0, f8, f8_blocks, u4, u8 or pdl\n",
+                 argv[0], a);
       return 2;
     }
   }

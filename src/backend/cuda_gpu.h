@@ -32,7 +32,8 @@ struct GpuFacts {
 
 // Which fast paths may be used: built, served by the card, and found right by the self-check.
 struct FastPaths {
-  bool fa2 = false, xqa = false, cublaslt = false, skinny = true, codes = true, pdl = false;
+  bool fa2 = false, xqa = false, cublaslt = false, skinny = true, pdl = false;
+  bool skinny_codes = true, codes = true;     // products with U4 and U8: up to 16 tokens, up to 512
   bool cublaslt_f8 = false, f8_tile = false;  // products of F8 weights with activations rounded to F8
   bool finish = true;  // a skinny product of q, k and v ends with their heads, without a kernel of its own
 };

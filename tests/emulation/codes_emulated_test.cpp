@@ -127,7 +127,7 @@ TEST_P(CudaCodes, GateUp) {
 TEST_P(CudaCodes, Expanded) {
   CudaMachine m(a());
   project(m, 24, 130, {515}, eps_of(a()));
-  m.gpu->fast.skinny = m.gpu->fast.cublaslt = false;
+  m.gpu->fast.skinny_codes = m.gpu->fast.codes = m.gpu->fast.cublaslt = false;
   project(m, 37, 192, {3, 18}, eps_of(a()));
 }
 
@@ -210,6 +210,39 @@ TEST(CudaCodesPack, ValuesAndBytes) {
     }
   }
   cuda::release_staging(*m.gpu);
+}
+
+// What the bounds of these tests are worth: one zero point of a group that is off by one is far outside.
+TEST(CudaCodesFault, AWrongZeroPointIsFound) {
+  for (const int64_t tokens : {2, 20}) {
+    CudaMachine m(DType::kBF16);
+    Random random(11);
+    const CodesCase c{DType::kU4, DType::kBF16, 64, DType::kF16, true};
+    const int64_t rows = 32, cols = 320, wrong_row = 21;
+    Codes codes(random, c, {rows}, cols);
+    const LinearWeight packed = codes.pack(m.context);
+    std::vector<int16_t> zeros(codes.source().parts[0].zero, codes.source().parts[0].zero + rows * 5);
+    ++zeros[wrong_row * 5 + 3];
+    codes.mutable_source().parts[0].zero = zeros.data();
+    const std::vector<float> x = rounded(DType::kBF16, random_floats(random, tokens * cols));
+    DeviceTensor dx(m, DType::kBF16, x), out(m, DType::kF32, static_cast<size_t>(tokens * rows));
+    cuda::linear(
+        m.context,
+        {.weight = &packed, .x = dx.tensor({tokens, cols}), .bias = {}, .out = out.tensor({tokens, rows})});
+    const std::vector<float> y = out.read();
+    int found = 0;
+    for (int64_t t = 0; t < tokens; ++t) {
+      for (int64_t r = 0; r < rows; ++r) {
+        const Sum s = dot(codes.row(0, r), x.data() + t * cols);
+        const double error = std::fabs(y[t * rows + r] - s.value), most = codes_bound(s, cols, 0);
+        if (r == wrong_row)
+          found += error > most;
+        else
+          ASSERT_LE(error, most) << "token " << t << " row " << r;
+      }
+    }
+    EXPECT_GT(2 * found, tokens);  // it shows less where x of the group sums to nearly nothing
+  }
 }
 
 // The measure of 4 bits: 4.3 a weight in groups of 128 with zero points.

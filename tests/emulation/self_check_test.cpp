@@ -187,8 +187,8 @@ TEST_F(SelfCheck, TheRealPathsAreRight) {
   struct {
     Result<std::vector<Comparison>> (*run)(Gpu&);
     size_t cases;
-  } paths[] = {{check_skinny, 7},      {check_finish, 5},  {check_cublaslt, 4},
-               {check_cublaslt_f8, 4}, {check_f8_tile, 3}, {check_pdl, 1}};
+  } paths[] = {{check_skinny, 7},  {check_finish, 5}, {check_cublaslt, 4},     {check_cublaslt_f8, 4},
+               {check_f8_tile, 3}, {check_pdl, 1},    {check_skinny_codes, 5}, {check_codes, 5}};
   for (const auto& path : paths) {
     const auto cases = path.run(*gpu_);
     ASSERT_TRUE(cases.ok()) << cases.error().message;
@@ -334,13 +334,13 @@ TEST_F(SelfCheck, EveryPathHasAKeyAndAFlagOfItsOwn) {
   for (const PathCheck& check : path_checks()) {
     EXPECT_TRUE(keys.insert(check.key).second) << check.key;
     FastPaths one;
-    one.skinny = one.finish = false;
+    one.skinny = one.finish = one.skinny_codes = one.codes = false;
     one.*check.flag = true;
-    EXPECT_EQ(
-        one.fa2 + one.xqa + one.cublaslt + one.skinny + one.finish + one.pdl + one.cublaslt_f8 + one.f8_tile,
-        1);
+    EXPECT_EQ(one.fa2 + one.xqa + one.cublaslt + one.skinny + one.finish + one.pdl + one.cublaslt_f8 +
+                  one.f8_tile + one.skinny_codes + one.codes,
+              1);
   }
-  EXPECT_EQ(keys.size(), 8u);
+  EXPECT_EQ(keys.size(), 10u);
 }
 
 }  // namespace

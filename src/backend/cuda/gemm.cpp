@@ -231,11 +231,11 @@ void linear(Context& context, const LinearCall& call) {
   const ScratchMark mark(*context.scratch);
   Product p = product_of(context, call);
   const bool quantized = is_quantized(p.w.layout);
-  const bool codes = has_groups(p.w.layout) && gpu.fast.codes;
-  const bool few =
-      p.tokens <= kSkinnyTokens ||
-      (quantized && ((p.tokens <= kSkinnyQuantizedTokens && !codes) || gpu.options().deterministic));
-  const bool by_skinny = few && gpu.fast.skinny;
+  const bool codes = has_groups(p.w.layout);
+  const bool few = p.tokens <= kSkinnyTokens ||
+                   (quantized && ((p.tokens <= kSkinnyQuantizedTokens && !(codes && gpu.fast.codes)) ||
+                                  gpu.options().deterministic));
+  const bool by_skinny = few && (codes ? gpu.fast.skinny_codes : gpu.fast.skinny);
   const bool f8 = p.w.layout == Layout::kF8 && p.tokens > kSkinnyTokens && serves_f8(gpu);
   if (f8 || !by_skinny) {
     f8 ? f8_product(context, call, p) : product_in_a(context, call, 0, p);

@@ -1,5 +1,6 @@
 // What stands around the products: rows of the residual stream normalized and rounded to A, quantized rows
 // expanded to A, the epilogues of products that a library left as plain sums.
+#include "backend/cuda/codes.cuh"
 #include "backend/cuda/launch.h"
 #include "backend/cuda/packed.cuh"
 #include "backend/cuda/parts.h"
@@ -83,6 +84,42 @@ __global__ void __launch_bounds__(kThreads) dequantize_kernel(PackedView w, int6
     const uint32_t pair =
         pack2<A>(packed_value(w, first_row + row, k), packed_value(w, first_row + row, k + 1));
     *reinterpret_cast<uint32_t*>(out + row * w.cols + k) = pair;
+  }
+}
+
+// Codes by whole fragments: a warp has a unit of a tile, a lane 8 columns of 4 places, 16 bytes each. Grid:
+// (units / 8, tiles of 16 rows). Floor: reads and writes, 2.5 bytes a U4 code.
+template <class A, Layout kLayout>
+__global__ void __launch_bounds__(kThreads) expand_codes_kernel(PackedView w, int first_tile, A* out) {
+  constexpr bool kBytes = kLayout == Layout::kU8;
+  grid_launch_dependents();
+  grid_dependency_wait();
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const int units = static_cast<int>(w.cols / kUnitCols);
+  const int unit = static_cast<int>(blockIdx.x) * (kThreads / 32) + static_cast<int>(threadIdx.x) / 32;
+  if (unit >= units) return;
+  const int tile = first_tile + static_cast<int>(blockIdx.y);
+  const unsigned char* from = static_cast<const unsigned char*>(w.data) +
+                              (int64_t{tile} * units + unit) * (kBytes ? 1024 : 512) + lane * 16;
+  const auto put = [&](int row, int block, const uint32_t(&pairs)[4], float scale) {
+    Bits128 v;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 code = unpack2<A>(pairs[i]);
+      v.x[i] = pack2<A>(scale * code.x, scale * code.y);
+    }
+    store_128(out + (int64_t{blockIdx.y} * kTileRows + row) * w.cols + unit * kUnitCols + block * 32 + t * 8,
+              v);
+  };
+#pragma unroll
+  for (int block = 0; block < 2; ++block) {
+    GroupWords<kLayout> group;
+    group.template load<false>(w, tile, group_of(w, 2 * unit + block), lane);
+    uint32_t a[4], b[4];
+    code_fragments<A, kLayout>(load_128_streaming(from + (kBytes ? block * 512 : 0)), block, group, a, b);
+    const float2 scale = group.scale(w.scale);
+    put(g, block, a, scale.x);
+    put(g + 8, block, b, scale.y);
   }
 }
 
@@ -172,6 +209,13 @@ void start_combine(const LaunchConfig& c, const PairSums& s, int64_t tiles, cons
          s.first_row, tiles, sink);
 }
 
+template <class A>
+void start_expand(const LaunchConfig& c, const PackedView& w, int first_tile, void* out) {
+  launch(c,
+         w.layout == Layout::kU8 ? expand_codes_kernel<A, Layout::kU8> : expand_codes_kernel<A, Layout::kU4>,
+         w, first_tile, static_cast<A*>(out));
+}
+
 }  // namespace
 
 void rows_to_a(Gpu& gpu, DType a, const RowsToA& r) {
@@ -180,6 +224,13 @@ void rows_to_a(Gpu& gpu, DType a, const RowsToA& r) {
 
 void dequantize_rows(Gpu& gpu, DType a, const PackedView& w, int64_t first_row, int64_t rows, void* out) {
   const int64_t units = w.cols / kUnitCols;
+  if (has_groups(w.layout)) {
+    const auto first_tile = static_cast<int>(first_row / kTileRows);
+    const LaunchConfig c = config(gpu, (units + kThreads / 32 - 1) / (kThreads / 32), rows / kTileRows);
+    a == DType::kBF16 ? start_expand<__nv_bfloat16>(c, w, first_tile, out)
+                      : start_expand<__half>(c, w, first_tile, out);
+    return;
+  }
   if (a == DType::kBF16)
     launch(config(gpu, units, rows / kTileRows), dequantize_kernel<__nv_bfloat16>, w, first_row,
            static_cast<__nv_bfloat16*>(out));

@@ -16,5 +16,7 @@ Result<std::vector<Comparison>> check_cublaslt_f8(Gpu& gpu);
 Result<std::vector<Comparison>> check_f8_tile(Gpu& gpu);
 // An error while the skinny kernel is off.
 Result<std::vector<Comparison>> check_finish(Gpu& gpu);
+Result<std::vector<Comparison>> check_skinny_codes(Gpu& gpu);
+Result<std::vector<Comparison>> check_codes(Gpu& gpu);
 
 }  // namespace deepinfer::cuda

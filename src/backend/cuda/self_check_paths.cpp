@@ -12,6 +12,9 @@ std::vector<PathCheck> path_checks() {
       {"the FP8 tile kernel (products of many tokens)", "f8_tile", &FastPaths::f8_tile, check_f8_tile},
       {"the skinny kernel (products of few tokens)", "skinny", &FastPaths::skinny, check_skinny},
       {"the end of q, k and v in the skinny kernel", "finish", &FastPaths::finish, check_finish},
+      {"the skinny kernel (products of few tokens with integer codes)", "skinny_codes",
+       &FastPaths::skinny_codes, check_skinny_codes},
+      {"the kernel of integer codes (products of 17 to 512 tokens)", "codes", &FastPaths::codes, check_codes},
       {"the overlapping start of kernels (PDL)", "pdl", &FastPaths::pdl, check_pdl},
   };
 }

@@ -42,6 +42,7 @@ set(DI_CUDA_SOURCES
     scratch.cpp
     self_check.cpp
     self_check_attention.cpp
+    self_check_codes.cpp
     self_check_linear.cpp
     self_check_paths.cpp
     self_check_qkv.cpp
