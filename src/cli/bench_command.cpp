@@ -281,12 +281,9 @@ int bench_command(Config config, const BenchOptions& o) {
   std::fprintf(stderr, "%-16s %9.2f s, first token after %.2f s\n", "start", loaded, answered);
   const Result<std::vector<Test>> tests = Tests(*bench, o, config.gpu.max_num_batched_tokens).run();
   if (!tests) return report(tests.error());
-  json::object out{{"version", version()},
-                   {"model", (*llm)->names[0]},
-                   {"device", config.gpu.device},
-                   {"weight_bytes", (*llm)->summary.weight_bytes},
-                   {"load_seconds", loaded},
-                   {"first_token_seconds", answered}};
+  json::object out{{"version", version()},        {"model", (*llm)->names[0]},
+                   {"device", config.gpu.device}, {"weight_bytes", (*llm)->summary.weight_bytes},
+                   {"load_seconds", loaded},      {"first_token_seconds", answered}};
   bench.reset();
   llm->reset();
   // Last, so that the times of the start are those of a user's.

@@ -1,0 +1,20 @@
+"""DeepInfer: fast inference of large language models, in Python.
+
+>>> from deepinfer import LLM, SamplingParams
+>>> with LLM(model="model.gguf") as engine:
+...     for output in engine.generate(["Once upon a time"], SamplingParams(max_tokens=16)):
+...         print(output.text)
+"""
+from ._core import __version__
+from .config import Config
+from .engine import LLM, InferenceEngine, empty_cache, memory_summary
+from .errors import (CancelledError, ConfigError, DeepInferError, EngineClosedError, EngineError, ModelError,
+                     OutOfMemoryError, RequestError)
+from .outputs import CompletionOutput, RequestMetrics, RequestOutput, StreamPiece, TokenLogprob
+from .sampling import SamplingParams
+
+__all__ = [
+    "LLM", "CancelledError", "CompletionOutput", "Config", "ConfigError", "DeepInferError", "EngineClosedError",
+    "EngineError", "InferenceEngine", "ModelError", "OutOfMemoryError", "RequestError", "RequestMetrics", "RequestOutput",
+    "SamplingParams", "StreamPiece", "TokenLogprob", "__version__", "empty_cache", "memory_summary",
+]
