@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import ctypes
 import json
 import sys
@@ -20,6 +21,13 @@ Message = dict[str, Any]
 _POLL = 0.1  # seconds after which a wait looks for signals
 
 _engines: weakref.WeakSet[InferenceEngine] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """While the interpreter is whole: threads that outlive it cannot be ended cleanly."""
+    for engine in list(_engines):
+        engine.close()
 
 
 class InferenceEngine:

@@ -10,6 +10,7 @@
 
 #include <boost/json/parse.hpp>
 
+#include "base/check.h"
 #include "base/log.h"
 #include "cli/program.h"
 #include "config/config.h"
