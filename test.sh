@@ -126,6 +126,8 @@ run_fuzz() {  # for a bounded time; what was found before is replayed by the oth
 
 run_python() {
   stage step 'python tools' python_tools || return 0
+  stage step 'build python' build_preset release _core "${release_options[@]}" -DDEEPINFER_BUILD_PYTHON=ON \
+    "-DPython_EXECUTABLE=$root/.venv/bin/python" || return 0
   stage suite python python_tests || true
 }
 
