@@ -61,7 +61,13 @@ TEST(Banner, IsShort) {
   llm.names = {"it's \"smol\""};
   llm.max_model_len = 2048;
   llm.model.layers = 30;
-  llm.summary = {"CPU: 2 threads, avx512 kernels", "", 96 << 20, 512 << 20, 1456, 16, "F16"};
+  llm.summary = {.device = "CPU: 2 threads, avx512 kernels",
+                 .weights = "Q4_1",
+                 .weight_bytes = 96 << 20,
+                 .kv_bytes = 512 << 20,
+                 .kv_blocks = 1456,
+                 .block_size = 16,
+                 .kv_dtype = "F16"};
   const std::string text =
       banner({}, "server.port 0 (--port)", llm, {"http://127.0.0.1:1", "http://127.0.0.1:1"});
   EXPECT_LE(std::count(text.begin(), text.end(), '\n'), 10);
