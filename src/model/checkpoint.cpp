@@ -4,9 +4,9 @@
 #include <map>
 
 #include "base/check.h"
+#include "base/json_file.h"
 #include "model/gguf_model.h"
 #include "model/hf_config.h"
-#include "model/json_file.h"
 #include "model/kv_scales.h"
 #include "model/model.h"
 #include "model/quantization.h"

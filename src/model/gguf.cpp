@@ -8,7 +8,7 @@
 #include <set>
 
 #include "base/check.h"
-#include "model/shown.h"
+#include "base/shown.h"
 #include "model/sniff.h"
 
 namespace deepinfer {

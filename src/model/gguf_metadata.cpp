@@ -5,7 +5,7 @@
 #include <type_traits>
 
 #include "base/check.h"
-#include "model/shown.h"
+#include "base/shown.h"
 
 namespace deepinfer {
 namespace {

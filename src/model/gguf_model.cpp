@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/shown.h"
 #include "model/gguf_metadata.h"
-#include "model/shown.h"
 
 namespace deepinfer {
 namespace {

@@ -4,9 +4,9 @@
 #include <limits>
 
 #include "base/check.h"
-#include "model/json_file.h"
+#include "base/json_file.h"
+#include "base/shown.h"
 #include "model/kv_scales.h"
-#include "model/shown.h"
 
 namespace deepinfer {
 namespace {

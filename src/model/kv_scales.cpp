@@ -7,7 +7,7 @@
 #include <string_view>
 
 #include "base/check.h"
-#include "model/shown.h"
+#include "base/shown.h"
 #include "quant/formats.h"
 
 namespace deepinfer {

@@ -3,8 +3,8 @@
 
 #include <string>
 
+#include "base/json_file.h"
 #include "deepinfer/result.h"
-#include "model/json_file.h"
 #include "model/weights.h"
 #include "tensor/kv_cache.h"
 

@@ -5,8 +5,8 @@
 #include <map>
 
 #include "base/check.h"
-#include "model/json_file.h"
-#include "model/shown.h"
+#include "base/json_file.h"
+#include "base/shown.h"
 #include "model/sniff.h"
 
 namespace deepinfer {

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "model/shown.h"
+#include "base/shown.h"
 
 namespace deepinfer {
 

@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "model/shown.h"
+#include "base/shown.h"
 #include "quant/layer_pattern.h"
 #include "quant/unpack.h"
 

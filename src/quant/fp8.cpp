@@ -2,7 +2,7 @@
 // row) or weight_scale_inv (one a block, as DeepSeek-V3 defines it); value = code * scale in both cases.
 // Source: vLLM, model_executor/layers/quantization/fp8.py; transformers, integrations/finegrained_fp8.py.
 #include "base/check.h"
-#include "model/shown.h"
+#include "base/shown.h"
 #include "quant/unpack.h"
 
 namespace deepinfer {

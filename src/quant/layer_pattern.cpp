@@ -7,7 +7,7 @@
 #include <array>
 
 #include "base/check.h"
-#include "model/shown.h"
+#include "base/shown.h"
 
 namespace deepinfer {
 namespace {

@@ -7,8 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/json_file.h"
 #include "deepinfer/result.h"
-#include "model/json_file.h"
 
 namespace deepinfer {
 

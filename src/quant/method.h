@@ -12,9 +12,9 @@
 #include <string_view>
 #include <vector>
 
+#include "base/json_file.h"
 #include "base/thread_pool.h"
 #include "deepinfer/result.h"
-#include "model/json_file.h"
 #include "ops/linear_weight.h"
 #include "tensor/raw_tensor.h"
 

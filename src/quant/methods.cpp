@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "model/shown.h"
+#include "base/shown.h"
 #include "quant/method.h"
 
 namespace deepinfer {

@@ -5,8 +5,8 @@
 #include <string_view>
 
 #include "base/check.h"
+#include "base/json_file.h"
 #include "base/paths.h"
-#include "model/json_file.h"
 
 namespace deepinfer::quantize {
 namespace {

@@ -3,7 +3,7 @@
 #include <boost/json.hpp>
 
 #include "base/check.h"
-#include "model/json_file.h"
+#include "base/json_file.h"
 #include "quantize/output.h"
 
 namespace deepinfer::quantize {

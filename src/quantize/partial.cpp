@@ -12,7 +12,7 @@
 #include <utility>
 
 #include "base/check.h"
-#include "model/json_file.h"
+#include "base/json_file.h"
 
 namespace deepinfer::quantize {
 namespace {

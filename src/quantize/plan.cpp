@@ -5,9 +5,9 @@
 #include <system_error>
 
 #include "base/check.h"
+#include "base/json_file.h"
 #include "base/limits.h"
 #include "model/hf_config.h"
-#include "model/json_file.h"
 #include "quantize/decoder_layer.h"
 #include "quantize/gemm.h"
 

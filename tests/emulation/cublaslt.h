@@ -25,7 +25,7 @@ struct MatrixProduct {
   // or [k / 128] times as many, one for 128 elements of each.
   const float *a_scale = nullptr, *b_scale = nullptr, *d_scale = nullptr;
   int32_t scale_mode = CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F;  // of A and B
-  const void* bias = nullptr;  // [m]
+  const void* bias = nullptr;                                    // [m]
   cudaDataType_t bias_type = CUDA_R_32F;
   bool backwards = false;  // another order of the sum, as another algorithm has
 };

@@ -31,7 +31,7 @@ struct Gpu::Parts {
   std::shared_ptr<FastAttention> fast_attention;  // null: not prepared, own kernels serve
   std::shared_ptr<Staging> staging;               // while weights are loaded; release_staging() ends it
 
-  bool told_weight_only = false;                  // the log said that FP8 weights are only stored as such
+  bool told_weight_only = false;  // the log said that FP8 weights are only stored as such
 
   // Counters for arrive_last() (arrive.cuh), made by open(). A kernel finds zeros and leaves zeros.
   int32_t* arrived() const { return reinterpret_cast<int32_t*>(counters.data()); }

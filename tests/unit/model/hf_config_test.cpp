@@ -4,7 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "model/json_file.h"
+#include "base/json_file.h"
 #include "temp_folder.h"
 
 namespace deepinfer {

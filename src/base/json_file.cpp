@@ -1,4 +1,4 @@
-#include "model/json_file.h"
+#include "base/json_file.h"
 
 #include <algorithm>
 #include <boost/json/serialize.hpp>
@@ -7,7 +7,7 @@
 #include <fstream>
 
 #include "base/check.h"
-#include "model/shown.h"
+#include "base/shown.h"
 
 namespace deepinfer {
 namespace json = boost::json;
