@@ -3,7 +3,7 @@
 
 #include <boost/json.hpp>
 
-#include "model/json_file.h"
+#include "base/json_file.h"
 #include "quant/codes.h"
 #include "quant/method.h"
 #include "quantize/output.h"
