@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "model/quantization.h"
 #include "support/model_harness.h"
 
 namespace {
@@ -28,7 +29,7 @@ using deepinfer::DType;
 using deepinfer::ModelHarness;
 
 struct Options {
-  std::string model, reference, text, kv = "f16";
+  std::string model, reference, text, quantization, kv = "f16";
   int threads = 2, chunk = 512, chunks = 24;
 };
 
@@ -43,8 +44,14 @@ DType kv_dtype(const std::string& name) {
   return name == "int8" ? DType::kI8 : DType::kF16;
 }
 
-std::unique_ptr<ModelHarness> open(const std::string& path, const Options& o, int max_tokens, DType kv) {
-  auto model = ModelHarness::open(path, {.threads = o.threads, .max_tokens = max_tokens, .kv_dtype = kv});
+std::unique_ptr<ModelHarness> open(const std::string& path, const std::string& quantization, const Options& o,
+                                   int max_tokens, DType kv) {
+  auto checkpoint = deepinfer::open_weights(path);
+  if (!checkpoint) fail(checkpoint.error().message);
+  if (const auto set = deepinfer::set_quantization(*checkpoint, quantization); !set)
+    fail(set.error().message);
+  auto model = ModelHarness::open(std::move(*checkpoint),
+                                  {.threads = o.threads, .max_tokens = max_tokens, .kv_dtype = kv});
   if (!model) fail(model.error().message);
   return std::move(*model);
 }
@@ -104,7 +111,7 @@ class ReferenceModel final : public Reference {
  public:
   // What it is a reference for, a cache of 8 bits too: its own has 16, or 32 where those are asked for.
   explicit ReferenceModel(const Options& o)
-      : model_(open(o.reference, o, o.chunk, o.kv == "f32" ? DType::kF32 : DType::kF16)) {
+      : model_(open(o.reference, "", o, o.chunk, o.kv == "f32" ? DType::kF32 : DType::kF16)) {
     std::ifstream in(o.text, std::ios::binary);
     const std::string text((std::istreambuf_iterator<char>(in)), {});
     auto checkpoint = deepinfer::open_checkpoint(o.reference);
@@ -161,6 +168,7 @@ int main(int argc, char** argv) {
   app.add_option("--text", o.text, "UTF-8 file, with a reference model")->check(CLI::ExistingFile);
   app.add_option("--threads", o.threads);
   app.add_option("--chunks", o.chunks, "chunks of 512 tokens of the text, at most");
+  app.add_option("--quantization", o.quantization, "of the model while it is loaded: fp8 or int4");
   app.add_option("--kv", o.kv, "type of the model's KV cache: f32, f16, int8, fp8")
       ->check(CLI::IsMember({"f32", "f16", "int8", "fp8"}));
   CLI11_PARSE(app, argc, argv);
@@ -171,7 +179,7 @@ int main(int argc, char** argv) {
   else
     reference = std::make_unique<ReferenceModel>(o);
   const int n_ctx = reference->n_ctx, n_vocab = reference->n_vocab;
-  const auto model = open(o.model, o, n_ctx, kv_dtype(o.kv));
+  const auto model = open(o.model, o.quantization, o, n_ctx, kv_dtype(o.kv));
   if (model->vocab_size() != n_vocab) fail(o.model + ": its vocabulary is not the reference's");
   Sums sums;
   for (int c = 0; c < reference->n_chunk; ++c) {
