@@ -233,7 +233,9 @@ def test_fork(engine):
 def script(text, *args, **options):
     path = os.pathsep.join(sys.path)
     return subprocess.Popen([sys.executable, "-c", textwrap.dedent(text), *args], env=os.environ | {"PYTHONPATH": path},
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            # A shell's background job hands down that SIGINT is ignored, and Python keeps to that.
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options)
 
 
 def test_ctrl_c(model):

@@ -236,7 +236,7 @@ def test_counters_never_fall_and_names_agree(server):
 
 def test_a_full_queue_is_a_rejection(launch):
     with launch("--max-num-seqs", 1, "--max-queue", 1, "--served-model-name", 'a"b\\c') as server:
-        threads = [threading.Thread(target=complete, args=(server,), kwargs={"max_tokens": 300}) for _ in range(2)]
+        threads = [threading.Thread(target=complete, args=(server,), kwargs={"max_tokens": 1500}) for _ in range(2)]
         threads[0].start()
         wait_for(server, lambda s: s["vllm:num_requests_running"] == 1)
         threads[1].start()
