@@ -80,6 +80,10 @@ python_tests() {
   .venv/bin/python -m pytest -q -rs --timeout 600 -p no:cacheprovider --junit-xml "$results/python/pytest.xml" tests
 }
 
+documentation() {  # mkdocs.yml makes a broken link or anchor an error
+  NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --clean && echo "build/site: $(find build/site -name '*.html' | wc -l) pages"
+}
+
 run_style() {
   stage check format check_format || true
   stage check 'include rules, self-test' tools/check_includes.py --self-test || true
@@ -126,6 +130,7 @@ run_fuzz() {  # for a bounded time; what was found before is replayed by the oth
 
 run_python() {
   stage step 'python tools' python_tools || return 0
+  stage check 'documentation site' documentation || true
   stage step 'build python' build_preset release _core "${release_options[@]}" -DDEEPINFER_BUILD_PYTHON=ON \
     "-DPython_EXECUTABLE=$root/.venv/bin/python" || return 0
   stage suite python python_tests || true

@@ -1,0 +1,48 @@
+"""docs/gpu_optimization.md keeps the headings of the older guide and tells each correction; pages are what programs print."""
+import subprocess
+
+import pytest
+
+import snippets
+
+GUIDE = snippets.ROOT / "docs/gpu_optimization.md"
+OLDER = "tests/docs/older_guide.md"
+SECTION = "What differs from the older guide and why"
+
+
+def headings(path):
+    """(level, text) outside of code."""
+    found, code = [], False
+    for line in path.read_text(encoding="utf-8").splitlines():
+        code ^= line.lstrip().startswith("```")
+        if line.startswith("#") and not code:
+            marks, _, text = line.partition(" ")
+            found.append((len(marks), text))
+    return found
+
+
+def section(path, title):
+    text = path.read_text(encoding="utf-8")
+    assert f"\n## {title}\n" in text
+    return text.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def test_the_headings_are_the_older_guides_in_its_order():
+    ours = headings(GUIDE)
+    assert (2, SECTION) in ours
+    assert [heading for heading in ours if heading != (2, SECTION)] == headings(snippets.ROOT / OLDER)
+
+
+@pytest.mark.parametrize("snippet", [pytest.param(s, id=s.id) for s in snippets.parse(OLDER)])
+def test_what_does_not_work_as_written_is_told(snippet):
+    said = snippet.texts("corrected")
+    if snippet.text("fails"):
+        assert said, f"{snippet.id} fails and nothing says why"
+    for words in said:
+        assert words in section(GUIDE, SECTION), f"{words!r} is not in the section {SECTION!r} of {GUIDE}"
+
+
+def test_the_page_of_all_settings_is_what_the_program_prints(deepinfer):
+    printed = subprocess.run([deepinfer, "config", "--markdown"], capture_output=True, text=True, check=True, timeout=30).stdout
+    assert printed == (snippets.ROOT / "docs/CONFIG.md").read_text(encoding="utf-8"), \
+        "run: deepinfer config --markdown > docs/CONFIG.md"
