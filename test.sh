@@ -80,8 +80,8 @@ python_tests() {
   .venv/bin/python -m pytest -q -rs --timeout 600 -p no:cacheprovider --junit-xml "$results/python/pytest.xml" tests
 }
 
-documentation() {  # mkdocs.yml makes a broken link or anchor an error
-  NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --clean && echo "build/site: $(find build/site -name '*.html' | wc -l) pages"
+documentation() {  # a broken link or anchor is an error; not with --quiet, which hides it
+  NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --clean && echo "build/site: $(find build/site -name '*.html' | wc -l) pages"
 }
 
 run_style() {
