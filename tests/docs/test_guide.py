@@ -1,7 +1,10 @@
 """docs/gpu_optimization.md keeps the headings of the older guide and tells each correction; pages are what programs print."""
+import re
 import subprocess
 
+import markdown_it
 import pytest
+import yaml
 
 import snippets
 
@@ -40,6 +43,24 @@ def test_what_does_not_work_as_written_is_told(snippet):
         assert said, f"{snippet.id} fails and nothing says why"
     for words in said:
         assert words in section(GUIDE, SECTION), f"{words!r} is not in the section {SECTION!r} of {GUIDE}"
+
+
+def presets():
+    """(line of the page, file, snippet) of each YAML snippet whose paragraph before names a file of configs/."""
+    paragraph = ""
+    for token in markdown_it.MarkdownIt("commonmark").parse(GUIDE.read_text(encoding="utf-8")):
+        if token.type == "inline":
+            paragraph = token.content
+        found = re.search(r"`(configs/\w+\.yaml)`", paragraph)
+        if token.type == "fence" and token.info == "yaml" and found:
+            yield pytest.param(found[1], token.content, id=found[1])
+
+
+@pytest.mark.parametrize("file, snippet", list(presets()))
+def test_settings_that_the_guide_quotes_are_those_of_the_file(file, snippet):
+    there = yaml.safe_load((snippets.ROOT / file).read_text(encoding="utf-8"))
+    for name, settings in yaml.safe_load(snippet).items():
+        assert settings.items() <= there[name].items(), f"{name} of {file}"
 
 
 def test_the_page_of_all_settings_is_what_the_program_prints(deepinfer):
