@@ -11,6 +11,7 @@
 #include <string>
 
 #include "base/log.h"
+#include "cli/batch_command.h"
 #include "cli/bench_command.h"
 #include "cli/config_command.h"
 #include "cli/config_flags.h"
@@ -39,12 +40,17 @@ int with_settings(const ConfigFlags& flags, const std::function<int(const Loaded
   return command(*loaded);
 }
 
-// run and bench print their own output: the log of loading only disturbs, unless asked for. The model is
-// looked up first, and fetched when it is missing.
+// Commands that print their own output: the log of loading only disturbs, unless asked for.
 int quietly(const ConfigFlags& flags, const std::function<int(const Config&)>& command) {
   return with_settings(flags, [&](const LoadedConfig& loaded) {
     if (loaded.origin.at("server.log_level") == "built-in") set_log_level("warning");
-    Config config = loaded.config;
+    return command(loaded.config);
+  });
+}
+
+// The model is looked up first, and fetched when it is missing.
+int with_model(const ConfigFlags& flags, const std::function<int(const Config&)>& command) {
+  return quietly(flags, [&](Config config) {
     const Result<void> resolved = resolve_model(config);
     return resolved ? command(config) : report(resolved.error());
   });
@@ -56,8 +62,8 @@ int parse_error(const CLI::App& app, const CLI::ParseError& error) {
   if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
   if (given.empty() && !app.remaining().empty() && !app.remaining().front().starts_with('-')) {
     std::fprintf(stderr,
-                 "deepinfer: unknown command '%s', expected serve, run, bench, quantize, pull, list, rm, "
-                 "config or gpu-info\n",
+                 "deepinfer: unknown command '%s', expected serve, run, batch, bench, quantize, pull, "
+                 "list, rm, config or gpu-info\n",
                  app.remaining().front().c_str());
     return 2;
   }
@@ -138,6 +144,30 @@ class QuantizeFlags {
   QuantizeCommand command_;
 };
 
+class BatchFlags {
+ public:
+  explicit BatchFlags(CLI::App& app) : app_(add(app, options_)), flags_(*app_) {}
+
+  std::optional<int> run() const {
+    if (!app_->parsed()) return std::nullopt;
+    return quietly(flags_, [this](const Config& config) { return batch_command(config, options_); });
+  }
+
+ private:
+  static CLI::App* add(CLI::App& app, BatchOptions& options) {
+    CLI::App* batch = app.add_subcommand("batch", "Answer a file of requests, in OpenAI's batch format");
+    batch->add_option("-i,--input", options.input, "Requests, a line of JSON each")->required();
+    batch->add_option("-o,--output", options.output, "Results; a second run goes on where the first ended")
+        ->required();
+    batch->add_option("--errors", options.errors, "What failed [OUTPUT.errors.jsonl]");
+    return batch;
+  }
+
+  BatchOptions options_;
+  CLI::App* app_;
+  ConfigFlags flags_;
+};
+
 int run(int argc, char** argv) {
   CLI::App app("Serves large language models.");
   app.set_version_flag("--version", std::string("deepinfer ") + version());
@@ -152,6 +182,8 @@ int run(int argc, char** argv) {
   chat->add_option("--system", run_options.system, "System message");
   chat->add_flag("--raw", run_options.raw, "Continue the prompt as it is, without the chat template");
   const ConfigFlags run_flags(*chat);
+
+  BatchFlags batch(app);
 
   BenchOptions bench_options;
   CLI::App* bench = app.add_subcommand("bench", "Measure the engine's speed without a server; prints JSON");
@@ -201,9 +233,11 @@ int run(int argc, char** argv) {
   if (serve->parsed())
     return with_settings(serve_flags,
                          [](const LoadedConfig& c) { return serve_command(c.config, chosen_settings(c)); });
-  if (chat->parsed()) return quietly(run_flags, [&](const Config& c) { return run_command(c, run_options); });
+  if (chat->parsed())
+    return with_model(run_flags, [&](const Config& c) { return run_command(c, run_options); });
   if (bench->parsed())
-    return quietly(bench_flags, [&](const Config& c) { return bench_command(c, bench_options); });
+    return with_model(bench_flags, [&](const Config& c) { return bench_command(c, bench_options); });
+  if (const std::optional<int> code = batch.run()) return *code;
   if (const std::optional<int> code = quantize.run()) return *code;
   if (const std::optional<int> code = hub.run()) return *code;
   if (gpu_info->parsed()) return gpu_info_command(json);

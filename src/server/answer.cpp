@@ -3,12 +3,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <ctime>
 #include <functional>
+#include <iterator>
 #include <optional>
 #include <utility>
 
 #include "base/log.h"
 #include "server/api_error.h"
+#include "server/auth.h"
 #include "server/request_record.h"
 #include "server/server.h"
 #include "server/sse.h"
@@ -36,38 +39,6 @@ class DisconnectGuard {
  private:
   HttpExchange& exchange_;
 };
-
-// Nothing is generated and nothing is scored.
-std::vector<ChoiceUpdate> empty_answers(const Prepared& prepared) {
-  std::vector<ChoiceUpdate> updates;
-  const int n = prepared.request.sampling.n;
-  for (size_t i = 0; i < prepared.prompts.size() * static_cast<size_t>(n); ++i) {
-    ChoiceUpdate update{.index = static_cast<int>(i), .first = true, .finish = "length"};
-    update.usage.prompt_tokens = static_cast<int64_t>(prepared.prompts[i / static_cast<size_t>(n)].size());
-    updates.push_back(std::move(update));
-  }
-  return updates;
-}
-
-Usage empty_usage(const Prepared& prepared) {
-  Usage usage;
-  for (const auto& prompt : prepared.prompts) usage.prompt_tokens += static_cast<int64_t>(prompt.size());
-  return usage;
-}
-
-void add(std::vector<ChoiceUpdate>& choices, std::vector<ChoiceUpdate> updates) {
-  for (ChoiceUpdate& update : updates) {
-    ChoiceUpdate& choice = choices.at(static_cast<size_t>(update.index));
-    choice.index = update.index;
-    choice.text += update.text;
-    std::move(update.tokens.begin(), update.tokens.end(), std::back_inserter(choice.tokens));
-    choice.ids.insert(choice.ids.end(), update.ids.begin(), update.ids.end());
-    if (update.finish.empty()) continue;
-    choice.finish = update.finish;
-    choice.stop_text = std::move(update.stop_text);
-    choice.stop_id = update.stop_id;
-  }
-}
 
 HttpReply stream_head() {
   HttpReply head;
@@ -167,7 +138,7 @@ asio::awaitable<void> answer_whole(HttpExchange& exchange, const AnswerContext& 
       co_await exchange.reply(error_reply(logged(updates.error(), exchange)));
       co_return;
     }
-    add(choices, std::move(*updates));
+    gather(choices, std::move(*updates));
   }
   if (exchange.disconnected()) co_return;
   auto prompts = generation.take_prompt_logprobs();
@@ -234,20 +205,19 @@ asio::awaitable<void> answer_stream(HttpExchange& exchange, const AnswerContext&
 
 asio::awaitable<void> answer_nothing(HttpExchange& exchange, const AnswerContext& context,
                                      const Prepared& prepared, ReplyFormat& format) {
-  const std::vector<ChoiceUpdate> updates = empty_answers(prepared);
-  const std::vector<PromptTokens> prompts(prepared.prompts.size());
-  const Usage usage = empty_usage(prepared);
-  const size_t bytes = about_bytes(prepared, updates, prompts, true);
+  const WholeAnswer all = empty_answer(prepared);
+  const size_t bytes = about_bytes(prepared, all.choices, all.prompts, true);
   if (!prepared.request.stream) {
-    const auto write = [&] { return format.whole(updates, prompts, usage); };
+    const auto write = [&] { return format.whole(all.choices, all.prompts, all.usage); };
     co_await exchange.reply({200, co_await written(context, bytes, write)});
     co_return;
   }
   if (!co_await exchange.start_stream(stream_head())) co_return;
   std::string events = format.opening();
-  events += co_await written(
-      context, bytes, [&] { return events_of(updates, prompts, prepared.request.sampling.n, format); });
-  if (prepared.request.include_usage) events += format.usage(usage);
+  events += co_await written(context, bytes, [&] {
+    return events_of(all.choices, all.prompts, prepared.request.sampling.n, format);
+  });
+  if (prepared.request.include_usage) events += format.usage(all.usage);
   co_await exchange.send(events.append(kSseDone));
   co_await exchange.end_stream();
 }
@@ -273,6 +243,49 @@ ReplyOptions reply_options(const Prepared& prepared, Form form, ReplyHead head) 
   return options;
 }
 
+std::unique_ptr<ReplyFormat> reply_format(const Prepared& prepared, Form form, const Llm& llm) {
+  const std::string& id = prepared.request.request_id;
+  ReplyHead head{(form == kChat ? "chatcmpl-" : "cmpl-") + (id.empty() ? random_hex(16) : id),
+                 static_cast<int64_t>(std::time(nullptr)), prepared.model, llm.fingerprint};
+  ReplyOptions options = reply_options(prepared, form, std::move(head));
+  return form == kChat ? make_chat_format(std::move(options), *llm.tokenizer)
+                       : make_completion_format(std::move(options), *llm.tokenizer);
+}
+
+bool generates_nothing(const Prepared& prepared) {
+  return prepared.max_tokens == 0 && prepared.request.sampling.prompt_logprobs < 0;
+}
+
+WholeAnswer empty_answer(const Prepared& prepared) {
+  WholeAnswer all;
+  const int n = prepared.request.sampling.n;
+  for (const auto& prompt : prepared.prompts) {
+    const auto tokens = static_cast<int64_t>(prompt.size());
+    all.usage.prompt_tokens += tokens;
+    for (int i = 0; i < n; ++i) {
+      ChoiceUpdate update{.index = static_cast<int>(all.choices.size()), .first = true, .finish = "length"};
+      update.usage.prompt_tokens = tokens;
+      all.choices.push_back(std::move(update));
+    }
+  }
+  all.prompts.resize(prepared.prompts.size());
+  return all;
+}
+
+void gather(std::vector<ChoiceUpdate>& choices, std::vector<ChoiceUpdate> updates) {
+  for (ChoiceUpdate& update : updates) {
+    ChoiceUpdate& choice = choices.at(static_cast<size_t>(update.index));
+    choice.index = update.index;
+    choice.text += update.text;
+    std::move(update.tokens.begin(), update.tokens.end(), std::back_inserter(choice.tokens));
+    choice.ids.insert(choice.ids.end(), update.ids.begin(), update.ids.end());
+    if (update.finish.empty()) continue;
+    choice.finish = update.finish;
+    choice.stop_text = std::move(update.stop_text);
+    choice.stop_id = update.stop_id;
+  }
+}
+
 size_t about_bytes(const Prepared& prepared, const std::vector<ChoiceUpdate>& choices,
                    const std::vector<PromptTokens>& prompts, bool whole) {
   constexpr size_t kEntry = 50, kId = 6, kChoice = 200;  // bytes of JSON
@@ -295,7 +308,7 @@ size_t about_bytes(const Prepared& prepared, const std::vector<ChoiceUpdate>& ch
 
 asio::awaitable<void> answer(HttpExchange& exchange, const AnswerContext& context, const Prepared& prepared,
                              ReplyFormat& format) {
-  if (prepared.max_tokens == 0 && prepared.request.sampling.prompt_logprobs < 0) {
+  if (generates_nothing(prepared)) {
     co_await answer_nothing(exchange, context, prepared, format);
     co_return;
   }

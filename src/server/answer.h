@@ -4,6 +4,7 @@
 #include <boost/asio/awaitable.hpp>
 #include <chrono>
 #include <cstddef>
+#include <memory>
 #include <vector>
 
 #include "engine/llm.h"
@@ -23,6 +24,21 @@ struct AnswerContext {
 };
 
 ReplyOptions reply_options(const Prepared& prepared, Form form, ReplyHead head);
+// With the request's own id, or a new one. Borrows llm's tokenizer.
+std::unique_ptr<ReplyFormat> reply_format(const Prepared& prepared, Form form, const Llm& llm);
+
+// As ReplyFormat::whole() takes it.
+struct WholeAnswer {
+  std::vector<ChoiceUpdate> choices;
+  std::vector<PromptTokens> prompts;
+  Usage usage;
+};
+
+// Neither an answer nor scores of the prompt are asked for: the engine has nothing to do.
+bool generates_nothing(const Prepared& prepared);
+WholeAnswer empty_answer(const Prepared& prepared);
+// Adds updates to the choices that they are of.
+void gather(std::vector<ChoiceUpdate>& choices, std::vector<ChoiceUpdate> updates);
 
 // About how long the JSON of these choices gets. `whole`: not events of a stream, of which only a choice's
 // first tells of the prompt.

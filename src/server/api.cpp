@@ -384,12 +384,7 @@ asio::awaitable<void> Api::generate(HttpExchange& exchange, Form form) {
   if (exchange.disconnected()) co_return;
   // Keys do not share cached prefixes, or the time to the first token would tell what others have sent.
   prepared->request.cache_salt.insert(0, salt);
-  const std::string& id = prepared->request.request_id;
-  ReplyHead head{(form == kChat ? "chatcmpl-" : "cmpl-") + (id.empty() ? random_hex(16) : id),
-                 static_cast<int64_t>(std::time(nullptr)), prepared->model, llm.fingerprint};
-  ReplyOptions options = reply_options(*prepared, form, std::move(head));
-  const auto format = form == kChat ? make_chat_format(std::move(options), *llm.tokenizer)
-                                    : make_completion_format(std::move(options), *llm.tokenizer);
+  const auto format = reply_format(*prepared, form, llm);
   co_await answer(exchange, {llm, text_pool_, ping_, config_.server.stall_timeout}, *prepared, *format);
 }
 

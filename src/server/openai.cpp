@@ -53,7 +53,7 @@ void read_common(FieldReader& reader, Form form, const ParseContext& context, Ge
 
 }  // namespace
 
-Result<json::object> parse_body(std::string_view body) {
+Result<json::object> parse_body(std::string_view body, std::string_view what) {
   json::parse_options options;
   options.max_depth = kMaxDepth;
   json::stream_parser parser({}, options);
@@ -61,14 +61,14 @@ Result<json::object> parse_body(std::string_view body) {
   size_t place = body.empty() ? 0 : parser.write(body.data(), body.size(), error);
   if (!error) parser.finish(error);
   if (error == json::error::too_deep)
-    return make_error(ErrorCode::kInvalidArgument, "the body's JSON is nested deeper than {} levels",
+    return make_error(ErrorCode::kInvalidArgument, "{} is JSON nested deeper than {} levels", what,
                       kMaxDepth);
   if (error)
-    return make_error(ErrorCode::kInvalidArgument, "the body is not valid JSON: {} near byte {}",
+    return make_error(ErrorCode::kInvalidArgument, "{} is not valid JSON: {} near byte {}", what,
                       error.message(), place);
   json::value value = parser.release();
   if (!value.is_object())
-    return make_error(ErrorCode::kInvalidArgument, "the body is {}, expected a JSON object",
+    return make_error(ErrorCode::kInvalidArgument, "{} is {}, expected a JSON object", what,
                       kind_name(value));
   return std::move(value.get_object());
 }

@@ -66,8 +66,8 @@ struct ParseContext {
   bool trust_chat_template = false;  // server.trust_request_chat_template
 };
 
-// A JSON document of at most 64 levels. kInvalidArgument names the place.
-Result<boost::json::object> parse_body(std::string_view body);
+// A JSON document of at most 64 levels. kInvalidArgument names the place; `what`: what messages call it.
+Result<boost::json::object> parse_body(std::string_view body, std::string_view what = "the body");
 
 // kInvalidArgument or kUnsupported with `param` set. Fields that nobody knows are ignored.
 Result<ChatRequest> parse_chat(const boost::json::object& body, const ParseContext& context);
