@@ -56,7 +56,7 @@ def requests():
         out.append((f"plain-{i}", PLAIN, {"prompt": f"Once there was {word}", **common}))
     out.append(("scores", CHAT, {"messages": user("Hi"), "logprobs": True, "top_logprobs": 3, "max_tokens": 8, "seed": 1}))
     out.append(("n", CHAT, {"messages": user("Hi"), "n": 3, "max_tokens": 8, "seed": 1, "stop": ["e"]}))
-    out.append(("prompts", PLAIN, {"prompt": ["One", "Two"], "echo": True, "logprobs": 1, "max_tokens": 4, "seed": 2}))
+    out.append(("prompts", PLAIN, {"prompt": ["One", "Two"], "logprobs": 1, "max_tokens": 4, "seed": 2}))
     out.append(("nothing", PLAIN, {"prompt": "One", "echo": True, "max_tokens": 0}))
     return out
 
@@ -135,7 +135,7 @@ def test_what_fails_is_told_and_run_again(deepinfer, tiny_model, tmp_path):
     write(tmp_path, [*good, ("hot", PLAIN, {"prompt": "x", "temperature": 7})])
     done = batch(deepinfer, tiny_model, tmp_path)
     assert done.returncode == 1, done
-    assert "3 of 4 requests done" in done.stderr and "1 requests failed, see" in done.stderr
+    assert "3 of 4 requests done" in done.stderr and "1 request failed, see" in done.stderr
     assert "line 4: temperature: got 7" in done.stderr
     failed = results(tmp_path / "out.errors.jsonl")["hot"]
     assert failed["response"]["status_code"] == 400
