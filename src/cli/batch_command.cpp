@@ -172,7 +172,8 @@ int Run::result() const {
                duration(seconds).c_str(), static_cast<double>(p.completion_tokens) / std::max(seconds, 1e-3));
   if (p.failed > 0)
     std::fprintf(stderr, "deepinfer: %lld %s failed, see %s; the first: %s\n",
-                 static_cast<long long>(p.failed), p.failed == 1 ? "request" : "requests", paths_.errors.c_str(), p.first_failure.c_str());
+                 static_cast<long long>(p.failed), p.failed == 1 ? "request" : "requests",
+                 paths_.errors.c_str(), p.first_failure.c_str());
   if (batch_->error()) return report(*batch_->error());
   if (interrupted_ && p.left() > 0) {
     std::fprintf(stderr, "deepinfer: stopped; the same command goes on where it was\n");
