@@ -8,7 +8,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-sys.path[:0] = [str(pathlib.Path(__file__).parent), str(ROOT / "tests/hub")]
+sys.path[:0] = [str(pathlib.Path(__file__).parent), str(ROOT / "tests/hub"), str(ROOT / "tests/server")]
 
 
 @dataclasses.dataclass
@@ -23,19 +23,21 @@ class Place:
 @pytest.fixture(scope="session")
 def place(deepinfer, build_dir, default_model, tmp_path_factory):
     import tiny_checkpoint
+    import tiny_model
     from hub_stand_in import StandIn
     folder = tmp_path_factory.mktemp("docs")
     tiny = tiny_checkpoint.write(folder / "tiny")
     cache = folder / "cache/models"
     cache.mkdir(parents=True)
     (cache / default_model.name).symlink_to(default_model.resolve())
+    gguf = tiny_model.write(folder / "tiny.gguf").read_bytes()
     files = {path.name: path.read_bytes() for path in tiny.iterdir()}
     quantize = [deepinfer.resolve(), "quantize", "--model", tiny, "--method", "awq", "--samples", "8", "--sample-tokens", "32",
                 "--out", folder / "awq"]
     done = subprocess.run(quantize, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done
     with StandIn() as hub:
-        hub.add("ORG/NAME", files | {f"NAME-{kind}.gguf": default_model.read_bytes() for kind in ("Q4_0", "Q4_K_M")})
+        hub.add("ORG/NAME", files | {f"NAME-{kind}.gguf": gguf for kind in ("Q4_0", "Q4_K_M")})
         yield Place(
             program=deepinfer.resolve(),
             models={"model.gguf": default_model.resolve(), "my-model.gguf": default_model.resolve(), "my-model": tiny,
