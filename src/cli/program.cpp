@@ -15,6 +15,7 @@
 #include "cli/bench_command.h"
 #include "cli/config_command.h"
 #include "cli/config_flags.h"
+#include "cli/estimate_command.h"
 #include "cli/exit_code.h"
 #include "cli/gpu_info_command.h"
 #include "cli/hub_commands.h"
@@ -61,10 +62,11 @@ int parse_error(const CLI::App& app, const CLI::ParseError& error) {
   const CLI::App& command = given.empty() ? app : *given.front();
   if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
   if (given.empty() && !app.remaining().empty() && !app.remaining().front().starts_with('-')) {
-    std::fprintf(stderr,
-                 "deepinfer: unknown command '%s', expected serve, run, batch, bench, quantize, pull, "
-                 "list, rm, config or gpu-info\n",
-                 app.remaining().front().c_str());
+    std::fprintf(
+        stderr,
+        "deepinfer: unknown command '%s', expected serve, run, batch, bench, estimate, quantize, pull, "
+        "list, rm, config or gpu-info\n",
+        app.remaining().front().c_str());
     return 2;
   }
   std::string hint;
@@ -213,6 +215,7 @@ int run(int argc, char** argv) {
       ->check(CLI::NonNegativeNumber);
   const ConfigFlags bench_flags(*bench);
 
+  const EstimateCommand estimate(app);
   const QuantizeFlags quantize(app);
   const HubFlags hub(app);
 
@@ -238,6 +241,7 @@ int run(int argc, char** argv) {
   if (bench->parsed())
     return with_model(bench_flags, [&](const Config& c) { return bench_command(c, bench_options); });
   if (const std::optional<int> code = batch.run()) return *code;
+  if (const std::optional<int> code = estimate.run()) return *code;
   if (const std::optional<int> code = quantize.run()) return *code;
   if (const std::optional<int> code = hub.run()) return *code;
   if (gpu_info->parsed()) return gpu_info_command(json);

@@ -71,16 +71,20 @@ std::vector<int32_t> end_ids(const Checkpoint& c) {
   return ids;
 }
 
-EngineOptions engine_options(const Config& c, std::vector<int32_t> ends) {
+}  // namespace
+
+EngineOptions engine_options(const Config& c, const Checkpoint& checkpoint) {
   return {.max_num_batched_tokens = c.gpu.max_num_batched_tokens,
           .enable_chunked_prefill = c.gpu.enable_chunked_prefill,
           .enable_prefix_caching = c.gpu.enable_prefix_caching,
           .max_queue = c.server.max_queue != 0 ? c.server.max_queue : 4 * c.gpu.max_num_seqs,
           .queue_timeout = c.server.queue_timeout,
           .timeout = c.server.timeout,
-          .end_ids = std::move(ends),
+          .end_ids = end_ids(checkpoint),
           .event_log = c.server.event_log};
 }
+
+namespace {
 
 void set_template(Llm& llm, const std::string& source, const fs::path& path) {
   if (source.empty()) return;
@@ -130,24 +134,31 @@ Result<fs::path> locate_model(const Config& config) {
 
 namespace {
 
+Result<LoadedRunner> load_on_device(const Config& config, Checkpoint& checkpoint,
+                                    std::unique_ptr<cuda::Gpu> gpu, const DeviceChoice& choice) {
+  DI_TRY(set_quantization(checkpoint, config.model.quantization));
+  const bool on_gpu = gpu != nullptr;
+  DI_ASSIGN(LoadedRunner loaded, on_gpu ? load_on_gpu(config, checkpoint, std::move(gpu), *choice.gpu)
+                                        : load_on_cpu(config, checkpoint));
+  loaded.on_gpu = on_gpu;
+  log_other_gpus(choice);
+  return loaded;
+}
+
 Result<std::unique_ptr<Llm>> assemble(const Config& config, Checkpoint checkpoint,
                                       std::unique_ptr<cuda::Gpu> gpu, const DeviceChoice& choice) {
-  DI_TRY(set_quantization(checkpoint, config.model.quantization));
   auto llm = std::make_unique<Llm>();
   llm->names = served_names(config, checkpoint.path);
   llm->model = checkpoint.config;
   llm->generation = checkpoint.generation;
   set_template(*llm, checkpoint.chat_template, checkpoint.path);
-  llm->on_gpu = gpu != nullptr;
-  DI_ASSIGN(LoadedRunner loaded, gpu ? load_on_gpu(config, checkpoint, std::move(gpu), *choice.gpu)
-                                     : load_on_cpu(config, checkpoint));
-  log_other_gpus(choice);
+  DI_ASSIGN(LoadedRunner loaded, load_on_device(config, checkpoint, std::move(gpu), choice));
+  llm->on_gpu = loaded.on_gpu;
   llm->max_model_len = loaded.runner->info().max_model_len;
   llm->fingerprint = fingerprint_of(checkpoint, loaded.kernels);
   llm->summary = std::move(loaded.summary);
   llm->summary.weights = weights_text(checkpoint);
-  llm->engine =
-      std::make_unique<Engine>(std::move(loaded.runner), engine_options(config, end_ids(checkpoint)));
+  llm->engine = std::make_unique<Engine>(std::move(loaded.runner), engine_options(config, checkpoint));
   llm->tokenizer = std::move(checkpoint.tokenizer);
   return llm;
 }
@@ -168,6 +179,13 @@ Result<std::unique_ptr<Llm>> Llm::load(const Config& config, Checkpoint checkpoi
   DeviceChoice choice;
   DI_ASSIGN(std::unique_ptr<cuda::Gpu> gpu, open_device(config, choice));
   return assemble(config, std::move(checkpoint), std::move(gpu), choice);
+}
+
+Result<LoadedRunner> load_runner(const Config& config, Checkpoint& checkpoint) {
+  DI_TRY(check_settings(config));
+  DeviceChoice choice;
+  DI_ASSIGN(std::unique_ptr<cuda::Gpu> gpu, open_device(config, choice));
+  return load_on_device(config, checkpoint, std::move(gpu), choice);
 }
 
 SamplingParams default_sampling(const Config& config, const GenerationDefaults& g) {

@@ -6,6 +6,7 @@
 
 #include "backend/cuda_gpu.h"
 #include "deepinfer/config.h"
+#include "deepinfer/engine.h"
 #include "deepinfer/result.h"
 #include "device/select.h"
 #include "engine/load_summary.h"
@@ -18,12 +19,18 @@ struct LoadedRunner {
   std::unique_ptr<ModelRunner> runner;
   std::string kernels;  // what besides build, weights and settings decides bits: dtypes, the card
   LoadSummary summary;
+  bool on_gpu = false;
 };
 
 // Weights packed, KV cache sized.
 Result<LoadedRunner> load_on_cpu(const Config& config, const Checkpoint& checkpoint);
 Result<LoadedRunner> load_on_gpu(const Config& config, const Checkpoint& checkpoint,
                                  std::unique_ptr<cuda::Gpu> gpu, const GpuInfo& info);
+
+// On the device that gpu.device means, for those who make engines of their own (tune/): kConfig, kModel,
+// kMemory. model.quantization is noted in the checkpoint, which can be loaded again.
+Result<LoadedRunner> load_runner(const Config& config, Checkpoint& checkpoint);
+EngineOptions engine_options(const Config& config, const Checkpoint& checkpoint);
 
 // The context length that is wanted: the setting, else what the model was made for. kConfig.
 Result<int> wanted_model_len(const Config& config, const ModelConfig& model);

@@ -10,6 +10,7 @@
 #include "device/tuning.h"
 #include "engine/cuda_runner.h"
 #include "engine/load.h"
+#include "engine/load_plan.h"
 #include "engine/memory_plan.h"
 #include "model/model.h"
 #include "model/quantization.h"
@@ -19,19 +20,15 @@ namespace {
 
 constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
 
-struct Types {
-  DType activation = DType::kBF16;
-  DType kv = DType::kBF16;
-};
+}  // namespace
 
-// auto: float16 for checkpoints that are in it, else bfloat16.
-Result<Types> types_of(const Config& c, const ModelConfig& model, const GpuTuning& tuning) {
+Result<GpuTypes> gpu_types(const Config& c, const ModelConfig& model, const GpuTuning& tuning) {
   const std::string& wanted = c.model.dtype;
   if (wanted != "auto" && wanted != "bfloat16" && wanted != "float16")
     return make_error(ErrorCode::kConfig, "model.dtype: got {}, expected auto, bfloat16 or float16 on a GPU",
                       wanted);
   const bool half = wanted == "float16" || (wanted == "auto" && model.dtype == "float16");
-  Types types;
+  GpuTypes types;
   types.activation = half ? DType::kF16 : DType::kBF16;
   const char* own = half ? "float16" : "bfloat16";
   DI_ASSIGN(const std::string kv, wanted_kv_dtype(c, model));
@@ -47,20 +44,19 @@ Result<Types> types_of(const Config& c, const ModelConfig& model, const GpuTunin
   return types;
 }
 
-Result<void> check_block_size(int size) {
+Result<void> check_gpu_block_size(int size) {
   if (size >= 16 && size <= 128 && (size & (size - 1)) == 0) return {};
   return make_error(ErrorCode::kConfig, "gpu.block_size: got {}, expected 16, 32, 64 or 128 on a GPU", size);
 }
 
-Result<void> check_model(const ModelConfig& model) {
+Result<void> check_gpu_model(const ModelConfig& model) {
   if (model.head_dim >= 16 && model.head_dim <= 256 && model.head_dim % 8 == 0) return {};
   return make_error(ErrorCode::kModel,
                     "head_dim: got {}, expected a multiple of 8 from 16 to 256 on a GPU: use gpu.device: cpu",
                     model.head_dim);
 }
 
-// Dense matrices are kept in the dtype of the activations, vectors in F32, quantized blocks as they are.
-size_t weights_on_device(const Weights& weights) {
+size_t gpu_weight_bytes(const Weights& weights) {
   size_t bytes = 0;
   for (const auto& [name, t] : weights.tensors)
     bytes += t.dtype == DType::kF32 && t.shape.size() > 1 && !is_quantized_online(weights, name)
@@ -69,8 +65,8 @@ size_t weights_on_device(const Weights& weights) {
   return bytes;
 }
 
-MemoryRequest memory_request(const Config& c, const GpuInfo& gpu, const GpuTuning& tuning,
-                             const Checkpoint& checkpoint, DType kv) {
+MemoryRequest gpu_memory_request(const Config& c, const GpuInfo& gpu, const GpuTuning& tuning,
+                                 const Checkpoint& checkpoint, DType kv) {
   const std::string& dtype = checkpoint.config.dtype;
   return {.utilization = c.gpu.gpu_memory_utilization,
           .kv_cache_memory_bytes = c.gpu.kv_cache_memory_bytes,
@@ -79,9 +75,11 @@ MemoryRequest memory_request(const Config& c, const GpuInfo& gpu, const GpuTunin
           .fp8_kv_possible = kv != DType::kF8E4M3,
           .quantization_possible = checkpoint.weights.quant == nullptr && checkpoint.weights.online.empty() &&
                                    (dtype == "bfloat16" || dtype == "float16" || dtype == "float32"),
-          .gpu = fmt::format("GPU {} ({})", gpu.id, gpu.name),
+          .gpu = gpu.id < 0 ? gpu.name : fmt::format("GPU {} ({})", gpu.id, gpu.name),
           .holders = processes_text(gpu)};
 }
+
+namespace {
 
 LoadSummary summary_of(const GpuInfo& gpu, const CudaRunner& runner, DType kv) {
   const MeasuredMemory& m = runner.measured();
@@ -106,7 +104,7 @@ struct Job {
   const Config& config;
   const Checkpoint& checkpoint;
   const GpuTuning& tuning;
-  Types types;
+  GpuTypes types;
   int max_model_len = 0;
   MemoryRequest request;
 };
@@ -128,7 +126,7 @@ Result<std::unique_ptr<Model>> pack_model(const Job& job, cuda::Gpu& gpu) {
 Result<std::unique_ptr<CudaRunner>> make_runner(const Job& job, std::unique_ptr<cuda::Gpu> gpu) {
   const cuda::MemoryInfo memory = gpu->memory_at_open();
   DI_TRY(check_free_memory(memory.free_bytes, memory.total_bytes, job.request));
-  DI_TRY(check_weights(weights_on_device(job.checkpoint.weights), memory.free_bytes, memory.total_bytes,
+  DI_TRY(check_weights(gpu_weight_bytes(job.checkpoint.weights), memory.free_bytes, memory.total_bytes,
                        job.request));
   auto model = pack_model(job, *gpu);
   if (!model && is_of_device(model.error()))
@@ -164,12 +162,12 @@ Result<LoadedRunner> load_on_gpu(const Config& config, const Checkpoint& checkpo
                                  std::unique_ptr<cuda::Gpu> gpu, const GpuInfo& info) {
   const GpuTuning tuning = resolve_tuning(config.gpu, info);
   if (!tuning.warning.empty()) log::warn("{}", tuning.warning);
-  DI_TRY(check_model(checkpoint.config));
-  DI_TRY(check_block_size(config.gpu.block_size));
-  DI_ASSIGN(const Types types, types_of(config, checkpoint.config, tuning));
+  DI_TRY(check_gpu_model(checkpoint.config));
+  DI_TRY(check_gpu_block_size(config.gpu.block_size));
+  DI_ASSIGN(const GpuTypes types, gpu_types(config, checkpoint.config, tuning));
   DI_ASSIGN(const int max_model_len, wanted_model_len(config, checkpoint.config));
   const Job job{config, checkpoint,    tuning,
-                types,  max_model_len, memory_request(config, info, tuning, checkpoint, types.kv)};
+                types,  max_model_len, gpu_memory_request(config, info, tuning, checkpoint, types.kv)};
   try {
     DI_ASSIGN(std::unique_ptr<CudaRunner> runner, make_runner(job, std::move(gpu)));
     const DType kv = runner->info().groups.front().dtype;

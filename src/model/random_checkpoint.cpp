@@ -7,6 +7,7 @@
 #include <system_error>
 
 #include "base/check.h"
+#include "model/shape.h"
 
 namespace deepinfer {
 namespace {
@@ -63,32 +64,6 @@ std::vector<Shape> shapes() {
           {"llama-3.1-8b", llama3(4096, 32, 32, 14336, false)}};
 }
 
-struct Wanted {
-  std::string name;
-  std::vector<int64_t> shape;
-};
-
-// The tensors of the llama family, by Hugging Face's names.
-std::vector<Wanted> tensors_of(const ModelConfig& c) {
-  const int64_t H = c.hidden, Q = int64_t{c.heads} * c.head_dim, KV = int64_t{c.kv_heads} * c.head_dim;
-  std::vector<Wanted> all = {{"model.embed_tokens.weight", {c.vocab_size, H}}, {"model.norm.weight", {H}}};
-  if (!c.tied_head) all.push_back({"lm_head.weight", {c.vocab_size, H}});
-  for (int i = 0; i < c.layers; ++i) {
-    const std::string p = fmt::format("model.layers.{}.", i), a = p + "self_attn.", m = p + "mlp.";
-    for (Wanted& w : std::vector<Wanted>{{p + "input_layernorm.weight", {H}},
-                                         {a + "q_proj.weight", {Q, H}},
-                                         {a + "k_proj.weight", {KV, H}},
-                                         {a + "v_proj.weight", {KV, H}},
-                                         {a + "o_proj.weight", {H, Q}},
-                                         {p + "post_attention_layernorm.weight", {H}},
-                                         {m + "gate_proj.weight", {c.ffn, H}},
-                                         {m + "up_proj.weight", {c.ffn, H}},
-                                         {m + "down_proj.weight", {H, c.ffn}}})
-      all.push_back(std::move(w));
-  }
-  return all;
-}
-
 }  // namespace
 
 std::vector<std::string> random_shapes() {
@@ -111,7 +86,7 @@ Result<Checkpoint> random_checkpoint(const std::string& shape, uint64_t seed) {
   constexpr uint16_t kOne = 0x3f80;  // in BF16
   for (int i = 0; i < c.config.hidden; ++i) std::memcpy(ones.data() + 2 * i, &kOne, 2);
   uint64_t tensors = 0;
-  for (Wanted& w : tensors_of(c.config)) {
+  for (PlannedTensor& w : planned_tensors(c.config)) {
     RawTensor t{
         .dtype = DType::kBF16, .shape = std::move(w.shape), .bytes = 2, .origin = shape + ": " + w.name};
     for (const int64_t n : t.shape) t.bytes *= static_cast<size_t>(n);

@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "model/arch/arch.h"
 #include "model/blocks.h"
+#include "model/shape.h"
 
 namespace deepinfer {
 namespace {
@@ -22,11 +23,7 @@ class Llama final : public Model {
   const ModelConfig& config() const override { return c_; }
 
   std::vector<KvGroupSpec> kv_groups(DType kv_dtype) const override {
-    return {{.num_layers = static_cast<int>(layers_.size()),
-             .kv_heads = c_.kv_heads,
-             .head_dim_k = c_.head_dim,
-             .head_dim_v = c_.head_dim,
-             .dtype = kv_dtype}};
+    return full_attention_groups(c_, static_cast<int>(layers_.size()), kv_dtype);
   }
 
   void forward(Context& context, const StepBatch& batch, const KvCache& kv, const SlotTable& slots,

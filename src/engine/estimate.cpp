@@ -1,0 +1,227 @@
+#include "engine/estimate.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/check.h"
+#include "device/gpu_detector.h"
+#include "device/known_gpus.h"
+#include "engine/load.h"
+#include "engine/load_plan.h"
+#include "engine/measured_memory.h"
+#include "model/quantization.h"
+#include "model/shape.h"
+#include "tensor/kv_cache.h"
+
+namespace deepinfer {
+namespace {
+
+constexpr size_t kMiB = 1 << 20;
+
+// Predictions, until a card has been measured: what the driver and a context take before anything is loaded,
+// what kernels' code and the libraries' workspaces take in the largest step, and what a graph takes.
+constexpr size_t kDriverBytes = 450 * kMiB;
+constexpr size_t kStepBytes = 200 * kMiB;
+constexpr size_t kGraphBytes = kMiB;
+// Of the scratch that operations share: expanded weights, sums, split attention (backend/cuda/scratch.h).
+constexpr size_t kProductBytes = (64 + 96 + 64) * kMiB;
+constexpr size_t kSamplerBytes = 64 * kMiB;
+constexpr size_t kGranularity = 2 * kMiB;  // of mapped memory
+
+// Buffers whose size follows from the settings; the terms are those of CudaRunner::allocate().
+size_t predicted_buffers(const Config& c, const ModelConfig& m, const GpuTuning& tuning, int max_model_len) {
+  const auto seqs = static_cast<size_t>(c.gpu.max_num_seqs);
+  const size_t tokens = std::max(static_cast<size_t>(c.gpu.max_num_batched_tokens), seqs);
+  const size_t q = static_cast<size_t>(m.heads) * static_cast<size_t>(m.head_dim);
+  const auto hidden = static_cast<size_t>(m.hidden), ffn = static_cast<size_t>(m.ffn);
+  const size_t columns = hidden + static_cast<size_t>(m.head_dim) + 2 * q + ffn;
+  const size_t row = static_cast<size_t>(m.vocab_size) * sizeof(float);
+  const size_t logits =
+      std::min(std::max<size_t>(seqs, 128) * row, std::max<size_t>(tuning.logits_bytes / row, 1) * row);
+  const auto blocks = static_cast<size_t>((max_model_len + c.gpu.block_size - 1) / c.gpu.block_size);
+  const size_t tables = (2 * seqs + 1) * blocks * sizeof(int32_t);
+  const size_t scores = tokens * 2 * 20 * sizeof(float);  // 20 most likely tokens: id and log probability
+  return tokens * columns * sizeof(float) + tokens * std::max({hidden, ffn, q}) * 2 + kProductBytes + logits +
+         std::min(seqs * 2 * row, kSamplerBytes) + tables + scores;
+}
+
+// One part of `count`, as tensor parallelism cuts it.
+int64_t part(int64_t bytes, int count) {
+  return (bytes + count - 1) / count;
+}
+
+std::vector<std::pair<int, int64_t>> sequences_at(const Estimate& e) {
+  std::vector<std::pair<int, int64_t>> out;
+  std::vector<int> contexts = {2048, 8192, 32768, 131072};
+  std::erase_if(contexts, [&](int n) { return n >= e.max_model_len; });
+  contexts.push_back(e.max_model_len);
+  for (const int context : contexts) {
+    const int64_t blocks = (context + e.block_size - 1) / e.block_size;
+    out.emplace_back(context, e.kv_blocks / blocks);
+  }
+  return out;
+}
+
+void take_plan(const Result<CachePlan>& plan, int64_t block_bytes, Estimate& e) {
+  if (!plan) {
+    e.problem = plan.error().message;
+    return;
+  }
+  e.kv_blocks = plan->num_blocks;
+  e.kv_bytes = plan->num_blocks * block_bytes;
+  e.max_model_len = plan->max_model_len;
+  e.sequences = sequences_at(e);
+}
+
+struct Cache {
+  DType dtype = DType::kF16;
+  int64_t block_bytes = 0;  // of one device
+};
+
+Cache cache_of(const Config& config, const ModelConfig& model, DType dtype, int count, Estimate& e) {
+  std::vector<KvGroupSpec> groups = full_attention_groups(model, model.layers, dtype);
+  for (KvGroupSpec& g : groups) g.kv_heads = std::max(g.kv_heads / count, 1);
+  const auto bytes = static_cast<int64_t>(KvCache::block_bytes(groups, config.gpu.block_size));
+  e.block_size = config.gpu.block_size;
+  e.kv_dtype = info(dtype).name;
+  e.kv_token_bytes = bytes / config.gpu.block_size;
+  return {dtype, bytes};
+}
+
+Result<Estimate> on_cpu(const Config& config, const Checkpoint& checkpoint, const EstimateTarget& target,
+                        Estimate e) {
+  DI_ASSIGN(const DType kv, cpu_kv_dtype(config, checkpoint.config));
+  DI_TRY(check_cpu_block_size(config.gpu.block_size));
+  e.device = "CPU";
+  e.total_bytes = e.usable_bytes = target.memory_bytes;
+  e.weight_bytes = loaded_bytes(checkpoint.weights);
+  const Cache cache = cache_of(config, checkpoint.config, kv, 1, e);
+  DI_ASSIGN(const int wanted, wanted_model_len(config, checkpoint.config));
+  if (const Result<void> fit = check_cpu_weights(checkpoint, target.memory_bytes); !fit) {
+    e.problem = fit.error().message;
+    return e;
+  }
+  take_plan(plan_cpu_cache(config, wanted, cache.block_bytes, target.memory_bytes), cache.block_bytes, e);
+  return e;
+}
+
+Result<void> check_gpu(const GpuInfo& gpu, int count, const ModelConfig& model) {
+  if (gpu.capability && *gpu.capability < kNeededCapability)
+    return make_error(ErrorCode::kConfig,
+                      "{}: compute capability {}, expected {} or newer (RTX 30 series, A100 and later)",
+                      gpu.name, to_string(*gpu.capability), to_string(kNeededCapability));
+  if (count < 1 || model.heads % count != 0)
+    return make_error(ErrorCode::kConfig, "--count: got {}, expected a divisor of the model's {} heads",
+                      count, model.heads);
+  return {};
+}
+
+// What a runner would have measured after its first steps.
+MeasuredMemory predicted(const Config& config, const ModelConfig& model, const GpuTuning& tuning,
+                         const EstimateTarget& target, const Estimate& e) {
+  MeasuredMemory m{.total = static_cast<size_t>(e.total_bytes), .others = kDriverBytes};
+  m.weights = static_cast<size_t>(e.weight_bytes);
+  m.step = kStepBytes;
+  m.graphs = std::min<size_t>(tuning.graph_sizes.size(), 2) * kGraphBytes;
+  m.later_graphs = tuning.graph_sizes.size() * kGraphBytes - m.graphs;
+  m.granularity = kGranularity;
+  m.block_size = config.gpu.block_size;
+  m.max_blocks = INT32_MAX;
+  m.max_num_seqs = config.gpu.max_num_seqs;
+  m.max_num_batched_tokens = config.gpu.max_num_batched_tokens;
+  m.max_model_len = e.max_model_len;
+  m.fixed = predicted_buffers(config, model, tuning, e.max_model_len) / static_cast<size_t>(target.count);
+  const size_t taken = m.others + m.weights + m.fixed + m.step + m.graphs;
+  m.free = m.total > taken ? m.total - taken : 0;
+  return m;
+}
+
+Result<Estimate> on_gpu(const Config& config, const Checkpoint& checkpoint, const EstimateTarget& target,
+                        Estimate e) {
+  const GpuInfo& gpu = *target.gpu;
+  DI_TRY(check_gpu(gpu, target.count, checkpoint.config));
+  DI_TRY(check_gpu_model(checkpoint.config));
+  DI_TRY(check_gpu_block_size(config.gpu.block_size));
+  const GpuTuning tuning = resolve_tuning(config.gpu, gpu);
+  DI_ASSIGN(const GpuTypes types, gpu_types(config, checkpoint.config, tuning));
+  DI_ASSIGN(e.max_model_len, wanted_model_len(config, checkpoint.config));
+  const MemoryRequest request = gpu_memory_request(config, gpu, tuning, checkpoint, types.kv);
+  e.device = gpu.name;
+  e.count = target.count;
+  e.total_bytes = static_cast<int64_t>(gpu.total_bytes.value_or(0));
+  const auto total = static_cast<size_t>(e.total_bytes);
+  e.usable_bytes = static_cast<int64_t>(requested_bytes(total, request.utilization));
+  e.weight_bytes = part(static_cast<int64_t>(gpu_weight_bytes(checkpoint.weights)), target.count);
+  const Cache cache = cache_of(config, checkpoint.config, types.kv, target.count, e);
+  MeasuredMemory m = predicted(config, checkpoint.config, tuning, target, e);
+  // A block's tokens stand in the history besides.
+  m.block_bytes =
+      static_cast<size_t>(cache.block_bytes) + static_cast<size_t>(m.block_size) * sizeof(int32_t);
+  e.buffer_bytes = static_cast<int64_t>(m.fixed + m.step + m.graphs + m.later_graphs + m.others);
+  e.max_model_len = 0;
+  const size_t free = total > kDriverBytes ? total - kDriverBytes : 0;
+  if (const Result<void> fit = check_weights(m.weights, free, total, request); !fit) {
+    e.problem = fit.error().message;
+    return e;
+  }
+  take_plan(plan_cache(m, request), static_cast<int64_t>(m.block_bytes), e);
+  return e;
+}
+
+std::string fitting_text(const Estimate& e) {
+  return fmt::format("{} tokens of KV cache, context {}", e.tokens(), e.max_model_len);
+}
+
+// Cards on which it fits, the smallest ones first.
+void try_cards(const ConfigFor& config_for, const Checkpoint& checkpoint, EstimateTarget target,
+               Estimate& e) {
+  int found = 0;
+  for (const KnownGpu& card : known_gpus()) {
+    if (found == 3) return;
+    if (static_cast<int64_t>(card.bytes()) <= e.total_bytes || card.capability < kNeededCapability) continue;
+    target.gpu =
+        GpuInfo{.id = -1, .name = card.name, .total_bytes = card.bytes(), .capability = card.capability};
+    const Result<Estimate> other = estimate(config_for(*target.gpu), checkpoint, target);
+    if (!other || !other->fits()) continue;
+    ++found;
+    e.remedies.push_back(fmt::format("--gpu '{}': {}", card.name, fitting_text(*other)));
+  }
+}
+
+}  // namespace
+
+Result<Estimate> estimate(const Config& config, const Checkpoint& checkpoint, const EstimateTarget& target) {
+  Estimate e{.weights = weights_text(checkpoint),
+             .max_num_seqs = config.gpu.max_num_seqs,
+             .model_context = checkpoint.config.max_position};
+  return target.gpu ? on_gpu(config, checkpoint, target, std::move(e))
+                    : on_cpu(config, checkpoint, target, std::move(e));
+}
+
+Result<Estimate> estimate_with_remedies(const Config& config, Checkpoint& checkpoint,
+                                        const EstimateTarget& target, const ConfigFor& config_for) {
+  DI_TRY(set_quantization(checkpoint, config.model.quantization));
+  DI_ASSIGN(Estimate e, estimate(config, checkpoint, target));
+  if (e.fits()) return e;
+  const auto attempt = [&](const Config& changed, const std::string& what) {
+    const Result<Estimate> other = estimate(changed, checkpoint, target);
+    if (other && other->fits()) e.remedies.push_back(fmt::format("{}: {}", what, fitting_text(*other)));
+  };
+  Config shorter = config;
+  shorter.model.max_model_len = 0;
+  if (config.model.max_model_len != 0) attempt(shorter, "--max-model-len auto");
+  Config small_cache = config;
+  small_cache.gpu.kv_cache_dtype = "fp8";
+  if (config.gpu.kv_cache_dtype != "fp8") attempt(small_cache, "--kv-cache-dtype fp8");
+  if (checkpoint.weights.online.empty()) {
+    for (const char* method : {"fp8", "int4"}) {
+      if (!set_quantization(checkpoint, method)) continue;
+      attempt(config, fmt::format("--quantization {}", method));
+      checkpoint.weights.online.clear();
+    }
+  }
+  if (target.gpu) try_cards(config_for, checkpoint, target, e);
+  return e;
+}
+
+}  // namespace deepinfer
