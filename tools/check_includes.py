@@ -35,12 +35,13 @@ ALLOWED = {
                "backend/cuda_rates.h", "backend/cuda/device_batch.h", "backend/cuda/sample.h",
                "backend/cuda/staging.h"],
     "server": ["engine", "model", "text", "config", "base", "device"],
-    "cli": ["server", "engine", "quantize", "model", "quant", "ops", "tensor", "text", "config", "base", "device", "hub"],
+    "tune": ["engine", "model", "text", "config", "base"],
+    "cli": ["server", "tune", "engine", "quantize", "model", "quant", "ops", "tensor", "text", "config", "base", "device", "hub"],
 }
 # Public headers that describe a layer belong to those who may see it; result.h and version.h to everybody.
 PUBLIC = {
-    "deepinfer/config.h": ["config", "device", "engine", "server", "cli"],
-    "deepinfer/engine.h": ["engine", "server", "cli"],
+    "deepinfer/config.h": ["config", "device", "engine", "tune", "server", "cli"],
+    "deepinfer/engine.h": ["engine", "tune", "server", "cli"],
 }
 # System headers that only some folders may know.
 SYSTEM = [

@@ -25,6 +25,7 @@
 #include "cli/run_command.h"
 #include "cli/serve_banner.h"
 #include "cli/serve_command.h"
+#include "cli/tune_command.h"
 #include "deepinfer/version.h"
 #include "model/random_checkpoint.h"
 
@@ -64,7 +65,7 @@ int parse_error(const CLI::App& app, const CLI::ParseError& error) {
   if (given.empty() && !app.remaining().empty() && !app.remaining().front().starts_with('-')) {
     std::fprintf(
         stderr,
-        "deepinfer: unknown command '%s', expected serve, run, batch, bench, estimate, quantize, pull, "
+        "deepinfer: unknown command '%s', expected serve, run, batch, bench, tune, estimate, quantize, pull, "
         "list, rm, config or gpu-info\n",
         app.remaining().front().c_str());
     return 2;
@@ -215,6 +216,11 @@ int run(int argc, char** argv) {
       ->check(CLI::NonNegativeNumber);
   const ConfigFlags bench_flags(*bench);
 
+  TuneCommandOptions tune_options;
+  CLI::App* tune = app.add_subcommand("tune", "Measure which settings are best here, and write them as YAML");
+  add_tune_options(*tune, tune_options);
+  const ConfigFlags tune_flags(*tune);
+
   const EstimateCommand estimate(app);
   const QuantizeFlags quantize(app);
   const HubFlags hub(app);
@@ -240,6 +246,8 @@ int run(int argc, char** argv) {
     return with_model(run_flags, [&](const Config& c) { return run_command(c, run_options); });
   if (bench->parsed())
     return with_model(bench_flags, [&](const Config& c) { return bench_command(c, bench_options); });
+  if (tune->parsed())
+    return with_model(tune_flags, [&](const Config& c) { return tune_command(c, tune_options); });
   if (const std::optional<int> code = batch.run()) return *code;
   if (const std::optional<int> code = estimate.run()) return *code;
   if (const std::optional<int> code = quantize.run()) return *code;
