@@ -22,6 +22,7 @@ class Place:
 
 @pytest.fixture(scope="session")
 def place(deepinfer, build_dir, default_model, tmp_path_factory):
+    import llama_configs
     import tiny_checkpoint
     import tiny_model
     from hub_stand_in import StandIn
@@ -38,6 +39,9 @@ def place(deepinfer, build_dir, default_model, tmp_path_factory):
     assert done.returncode == 0, done
     with StandIn() as hub:
         hub.add("ORG/NAME", files | {f"NAME-{kind}.gguf": gguf for kind in ("Q4_0", "Q4_K_M")})
+        for size in llama_configs.SIZES:  # what `deepinfer estimate` reads; the weights are not fetched
+            hub.add(f"meta-llama/Llama-3.1-{size}-Instruct",
+                    {"config.json": llama_configs.config(size).encode(), "model.safetensors": b"nobody asks for them"})
         yield Place(
             program=deepinfer.resolve(),
             models={"model.gguf": default_model.resolve(), "my-model.gguf": default_model.resolve(), "my-model": tiny,

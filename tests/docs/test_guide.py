@@ -1,4 +1,5 @@
 """docs/gpu_optimization.md keeps the headings of the older guide and tells each correction; pages are what programs print."""
+import json
 import re
 import subprocess
 
@@ -6,6 +7,7 @@ import markdown_it
 import pytest
 import yaml
 
+import llama_configs
 import snippets
 
 GUIDE = snippets.ROOT / "docs/gpu_optimization.md"
@@ -61,6 +63,21 @@ def test_settings_that_the_guide_quotes_are_those_of_the_file(file, snippet):
     there = yaml.safe_load((snippets.ROOT / file).read_text(encoding="utf-8"))
     for name, settings in yaml.safe_load(snippet).items():
         assert settings.items() <= there[name].items(), f"{name} of {file}"
+
+
+@pytest.mark.parametrize("card", ["RTX 4090", "RTX 5090"])
+@pytest.mark.parametrize("weights", ["bf16", "fp8", "int4"])
+def test_what_fits_is_what_the_program_says(deepinfer, tmp_path, card, weights):
+    rows = [line.split("|")[1:-1] for line in GUIDE.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    start = next(i for i, row in enumerate(rows) if "Sequences of 2,048 tokens" in row[0])
+    column = [cell.strip() for cell in rows[start]].index(card)
+    said = next(row[column] for row in rows[start:] if row[0].strip() == weights)
+    (tmp_path / "config.json").write_text(llama_configs.config("8B"))
+    quantization = [] if weights == "bf16" else ["--quantization", weights]
+    done = subprocess.run([deepinfer, "estimate", "--model", tmp_path, "--gpu", card, "--json", *quantization], text=True,
+                          capture_output=True, timeout=30)
+    assert done.returncode == 0, done
+    assert json.loads(done.stdout)["sequences"][0] == {"context": 2048, "sequences": int(said)}
 
 
 def test_the_page_of_all_settings_is_what_the_program_prints(deepinfer):
