@@ -103,8 +103,12 @@ class Run {
     Measurement m{.requests = finished_, .complete = complete};
     m.seconds = between(start_, complete ? end_ : Clock::now());
     m.tokens_per_second = m.seconds > 0 ? tokens_ / m.seconds : 0;
-    // A run so short that all requests were first ones has no others to judge by.
-    Latencies& l = latencies_.ttft.empty() ? first_latencies_ : latencies_;
+    Latencies& l = latencies_;
+    // A run so short that most requests were first ones has too few others to judge by.
+    if (l.ttft.size() < first_latencies_.ttft.size() / 2) {
+      l.ttft.insert(l.ttft.end(), first_latencies_.ttft.begin(), first_latencies_.ttft.end());
+      l.itl.insert(l.itl.end(), first_latencies_.itl.begin(), first_latencies_.itl.end());
+    }
     m.ttft = percentiles(std::move(l.ttft));
     m.itl = percentiles(std::move(l.itl));
     return m;
