@@ -2,9 +2,7 @@
 
 #include <unistd.h>
 
-#include <atomic>
 #include <chrono>
-#include <csignal>
 #include <cstdio>
 #include <iostream>
 #include <optional>
@@ -12,6 +10,7 @@
 #include "base/check.h"
 #include "base/paths.h"
 #include "cli/exit_code.h"
+#include "cli/interrupt.h"
 #include "hub/list.h"
 #include "hub/model_ref.h"
 #include "hub/pull.h"
@@ -20,31 +19,12 @@
 namespace deepinfer {
 namespace {
 
-constexpr int kInterrupted = 130;  // what a shell gives a program that SIGINT ended
-
-// What a signal handler can reach.
-std::atomic<bool> interrupted{false};
-static_assert(std::atomic<bool>::is_always_lock_free);
-
-void on_interrupt(int) {
-  interrupted = true;
-}
-
-void catch_signals() {
-  std::signal(SIGXFSZ, SIG_IGN);  // a limit on the size of files is an error of the write
-  struct sigaction action{};
-  action.sa_handler = on_interrupt;
-  action.sa_flags = SA_RESETHAND;  // the second one ends the program
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
-}
-
 Result<hub::Pulled> pull_now(const PullOptions& options) {
   DI_ASSIGN(const hub::ModelRef ref, hub::parse_model_ref(options.model));
   DI_ASSIGN(hub::Settings settings, hub::settings_from_environment());
   settings.connections = options.connections;
   hub::Progress progress(stderr, ref.text());
-  return hub::pull(settings, ref, options.revision, progress, [] { return interrupted.load(); });
+  return hub::pull(settings, ref, options.revision, progress, interrupted);
 }
 
 bool asked(const std::string& question) {
@@ -64,11 +44,11 @@ Result<hub::Removal> plan(const hub::Settings& settings, const std::string& mode
 }  // namespace
 
 int pull_command(const PullOptions& options) {
-  catch_signals();
+  catch_interrupts();
   const Result<hub::Pulled> pulled = pull_now(options);
-  if (!pulled && interrupted) {
+  if (!pulled && interrupted()) {
     std::fprintf(stderr, "deepinfer: stopped; the same command goes on where it was\n");
-    return kInterrupted;
+    return kInterruptedExit;
   }
   if (!pulled) return report(pulled.error());
   if (pulled->fetched == 0) std::fprintf(stderr, "%s: up to date\n", options.model.c_str());

@@ -2,37 +2,17 @@
 
 #include <unistd.h>
 
-#include <atomic>
 #include <chrono>
-#include <csignal>
 #include <cstdio>
 
 #include "base/check.h"
 #include "cli/exit_code.h"
+#include "cli/interrupt.h"
 #include "cli/resolve_model.h"
 #include "quantize/quantize.h"
 
 namespace deepinfer {
 namespace {
-
-constexpr int kInterrupted = 130;  // what a shell gives a program that SIGINT ended
-
-// What a signal handler can reach.
-std::atomic<bool> interrupted{false};
-static_assert(std::atomic<bool>::is_always_lock_free);
-
-void on_interrupt(int) {
-  interrupted = true;
-}
-
-void catch_signals() {
-  std::signal(SIGXFSZ, SIG_IGN);  // a limit on the size of files is an error of the write
-  struct sigaction action{};
-  action.sa_handler = on_interrupt;
-  action.sa_flags = SA_RESETHAND;  // the second one ends the program: what is finished is on the disk
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
-}
 
 std::string duration(double seconds) {
   const auto s = static_cast<int64_t>(seconds + 0.5);
@@ -113,7 +93,7 @@ Result<void> run(const QuantizeCommand& command) {
   if (command.estimate_only) return {};
   LayerProgress progress;
   DI_TRY(quantize::quantize(plan, {.progress = [&](int done, int layers) { progress.show(done, layers); },
-                                   .stopped = [] { return interrupted.load(); }}));
+                                   .stopped = interrupted}));
   std::printf("%s\n", options.out.c_str());
   return {};
 }
@@ -121,12 +101,12 @@ Result<void> run(const QuantizeCommand& command) {
 }  // namespace
 
 int quantize_command(const QuantizeCommand& command) {
-  catch_signals();
+  catch_interrupts();
   const Result<void> done = run(command);
   if (done) return 0;
-  if (interrupted && done.error().code == ErrorCode::kCancelled) {
+  if (interrupted() && done.error().code == ErrorCode::kCancelled) {
     std::fprintf(stderr, "\ndeepinfer: stopped; the same command goes on where it was\n");
-    return kInterrupted;
+    return kInterruptedExit;
   }
   return report(done.error());
 }
