@@ -28,7 +28,8 @@ template <int kRows>
 __device__ inline void load_stage(const Product& p, const F8Rows& x, unsigned char* stage, int unit) {
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kRows;
   const int64_t first_token = static_cast<int64_t>(blockIdx.y) * kTokens;
-#pragma unroll
+  // Not unrolled: addresses of all pieces at once would take the sums' registers.
+#pragma unroll 1
   for (int i = 0; i < (kRows + kTokens) * 8 / kThreads; ++i) {
     const int at = i * kThreads + threadIdx.x, row = at / 8, piece = at % 8;
     const int64_t column = int64_t{unit} * kF8Group + piece * 16;
@@ -78,17 +79,18 @@ __global__ void __launch_bounds__(kThreads, kRows == 64 ? 3 : 2) f8_kernel(Produ
     cp_async_commit();
   }
   float total[kMT][kNT][4] = {};
-  float of_row[kMT][2], of_token[kNT][2];  // rows g, g + 8; tokens 2 t, 2 t + 1
+  // Of rows g, g + 8; of tokens 2 t, 2 t + 1. Read behind the products: registers are short.
+  float of_row[kMT][2], of_token[kNT][2];
+  const auto read_scales = [&](int group) {
+    load_scales<kMT, 16, 8>(of_row, row_scales + group * p.w.rows, first_row + g, p.w.rows);
+    load_scales<kNT, 8, 1>(of_token, x.scale + group * x.padded, first_token + 2 * t, x.padded);
+  };
   for (int unit = 0; unit < units; ++unit) {
     cp_async_wait<kStages - 2>();
     sync_threads();  // this unit is there, and all have read the stage that is filled next
     if (unit + kStages - 1 < units)
       load_stage<kRows>(p, x, bytes + (unit + kStages - 1) % kStages * kStageBytes, unit + kStages - 1);
     cp_async_commit();
-    if (unit == 0 || groups) {
-      load_scales<kMT, 16, 8>(of_row, row_scales + unit * p.w.rows, first_row + g, p.w.rows);
-      load_scales<kNT, 8, 1>(of_token, x.scale + unit * x.padded, first_token + 2 * t, x.padded);
-    }
     const unsigned char* stage = bytes + unit % kStages * kStageBytes;
     float sum[kMT][kNT][4] = {};
 #pragma unroll 1
@@ -109,6 +111,7 @@ __global__ void __launch_bounds__(kThreads, kRows == 64 ? 3 : 2) f8_kernel(Produ
         }
       }
     }
+    if (groups) read_scales(unit);
 #pragma unroll
     for (int m = 0; m < kMT; ++m)
 #pragma unroll
@@ -117,6 +120,7 @@ __global__ void __launch_bounds__(kThreads, kRows == 64 ? 3 : 2) f8_kernel(Produ
         for (int i = 0; i < 4; ++i)
           total[m][n][i] += groups ? of_row[m][i / 2] * of_token[n][i % 2] * sum[m][n][i] : sum[m][n][i];
   }
+  if (!groups) read_scales(0);
 #pragma unroll
   for (int m = 0; m < kMT; ++m) {
     const int64_t row = first_row + m * 16;
