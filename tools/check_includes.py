@@ -16,7 +16,7 @@ ALLOWED = {
     "tensor": ["base"],
     "ops": ["tensor", "base", "backend/cpu.h", "backend/cuda.h", "comm"],
     # Headers of the backend without CUDA's own headers in them: what the engine's runner needs.
-    "backend": ["tensor", "base", "ops/params.h", "ops/linear_weight.h", "backend/cuda/device_batch.h"],
+    "backend": ["tensor", "base", "ops/params.h", "ops/linear_weight.h", "ops/pack_source.h", "backend/cuda/device_batch.h"],
     "backend/cpu": ["backend/cpu_kernels.h", "backend/cpu.h"],
     # emulation/emulator.h: the tests' stand-in for a card, behind DEEPINFER_EMULATION.
     "backend/cuda": ["backend/cuda.h", "backend/cuda_gpu.h", "backend/cuda_error.h", "backend/cuda_step.h",

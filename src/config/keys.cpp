@@ -98,10 +98,10 @@ std::vector<Key> model_keys() {
       {.section = "model",
        .name = "quantization",
        .field = model<&M::quantization>(),
-       .allowed = {"awq", "gptq", "fp8", "int4"},
-       .alias = {{"none", ""}},
+       .allowed = {"none", "awq", "gptq", "fp8", "int4"},
        .unset = "as the checkpoint says",
-       .text = "fp8 and int4 quantize while loading; awq and gptq demand such a checkpoint."},
+       .text = "fp8 and int4 quantize while loading; awq and gptq demand such a checkpoint; none: nothing is "
+               "quantized while loading."},
   };
 }
 

@@ -35,7 +35,7 @@ GpuTuning resolve_tuning(const Config::Gpu& settings, const GpuInfo& gpu) {
     out.warning = fmt::format(
         "gpu.nvidia_5090_optimizations: does nothing on {} (compute capability {}), it is for cards of 12.0",
         gpu.name.empty() ? "this GPU" : gpu.name, gpu.capability ? to_string(*gpu.capability) : "unknown");
-  out.fp8_kv_cache = out.for_5090;
+  out.fp8_weights = out.fp8_kv_cache = out.for_5090;
   out.cuda_graphs = !settings.enforce_eager;
   if (out.cuda_graphs) out.graph_sizes = graph_sizes(settings.max_num_seqs, out.for_5090);
   out.pdl_max_batch = gpu.capability >= kHasPdl ? 32 : 0;

@@ -12,6 +12,7 @@ namespace deepinfer {
 
 struct GpuTuning {
   bool for_5090 = false;         // gpu.nvidia_5090_optimizations, on a card that it is for
+  bool fp8_weights = false;      // round plain weights while loading where the settings do not choose
   bool fp8_kv_cache = false;     // take fp8 where neither the settings nor the checkpoint choose
   bool cuda_graphs = true;       // not gpu.enforce_eager
   std::vector<int> graph_sizes;  // batches that get a decode graph, ascending; the last is max_num_seqs

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/paths.h"
 #include "deepinfer/version.h"
+#include "device/tuning.h"
 #include "engine/find_device.h"
 #include "engine/load.h"
 #include "model/checkpoint.h"
@@ -136,7 +137,8 @@ namespace {
 
 Result<LoadedRunner> load_on_device(const Config& config, Checkpoint& checkpoint,
                                     std::unique_ptr<cuda::Gpu> gpu, const DeviceChoice& choice) {
-  DI_TRY(set_quantization(checkpoint, config.model.quantization));
+  const bool fp8 = choice.gpu && resolve_tuning(config.gpu, *choice.gpu).fp8_weights;
+  DI_TRY(set_quantization(checkpoint, config.model.quantization, fp8 ? "fp8" : ""));
   const bool on_gpu = gpu != nullptr;
   DI_ASSIGN(LoadedRunner loaded, on_gpu ? load_on_gpu(config, checkpoint, std::move(gpu), *choice.gpu)
                                         : load_on_cpu(config, checkpoint));

@@ -66,8 +66,11 @@ Result<Reader> read_quantization(std::string_view config_json, const fs::path& f
   return Reader();
 }
 
-Result<void> set_quantization(Checkpoint& c, const std::string& wanted) {
-  if (wanted.empty()) return {};
+Result<void> set_quantization(Checkpoint& c, const std::string& wanted, const std::string& preferred) {
+  if (wanted.empty() || wanted == "none") {
+    c.weights.online = wanted.empty() && c.weights.quant == nullptr && is_plain(c) ? preferred : "";
+    return {};
+  }
   if (c.weights.quant != nullptr && c.weights.quant->kind() == wanted) return {};
   if (c.weights.quant == nullptr && is_plain(c) && (wanted == "fp8" || wanted == "int4")) {
     c.weights.online = wanted;

@@ -17,9 +17,11 @@ namespace deepinfer {
 Result<std::shared_ptr<const QuantReader>> read_quantization(std::string_view config_json,
                                                              const std::filesystem::path& folder);
 
-// `wanted`: awq, gptq, fp8, int4, or empty for what the checkpoint says. Plain weights are quantized while
+// `wanted`: awq, gptq, fp8, int4, or none for what the checkpoint says. Plain weights are quantized while
 // they are loaded (fp8, int4). kConfig, with what was found and what would work, when this cannot be had.
-Result<void> set_quantization(Checkpoint& checkpoint, const std::string& wanted);
+// Empty: what the checkpoint says, where plain weights take `preferred` (fp8, int4, or empty).
+Result<void> set_quantization(Checkpoint& checkpoint, const std::string& wanted,
+                              const std::string& preferred = "");
 
 // "AWQ 4-bit, groups of 128", "int4, rounded while loading", "bfloat16".
 std::string weights_text(const Checkpoint& checkpoint);

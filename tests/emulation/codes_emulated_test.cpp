@@ -21,32 +21,10 @@ class CudaCodes : public testing::TestWithParam<CodesCase> {
     const LinearWeight packed = codes.pack(m.context);
     std::vector<std::vector<double>> values;
     for (int64_t r = 0; r < rows; ++r) values.push_back(codes.row(0, r));
-    for (const int64_t tokens : token_counts) {
-      SCOPED_TRACE(testing::Message() << "[" << rows << ", " << cols << "] times " << tokens << " tokens");
-      const bool with_bias = tokens % 2 == 1;
-      const int64_t pad = tokens % 3 * 8;
-      const std::vector<float> x = rounded(a(), random_floats(random_, tokens * (cols + pad))),
-                               before = random_floats(random_, tokens * (rows + pad)),
-                               bias = random_floats(random_, rows);
-      DeviceTensor dx(m, a(), x), residual(m, DType::kF32, before), dbias(m, DType::kF32, bias);
-      cuda::project(m.context, {.x = dx.rows(tokens, cols, cols + pad),
-                                .weight = &packed,
-                                .bias = with_bias ? dbias.tensor({rows}) : Tensor{},
-                                .residual = residual.rows(tokens, rows, rows + pad)});
-      const std::vector<float> after = residual.read();
-      for (int64_t t = 0; t < tokens; ++t) {
-        for (int64_t r = 0; r < rows; ++r) {
-          const Sum s = dot(values[r], x.data() + t * (cols + pad));
-          const double start = before[t * (rows + pad) + r] + (with_bias ? bias[r] : 0.0);
-          ASSERT_NEAR(after[t * (rows + pad) + r], start + s.value,
-                      codes_bound(s, cols, rounded_to_a) + 4 * kEps * (std::fabs(start) + s.magnitude))
-              << "token " << t << " row " << r;
-        }
-        for (int64_t i = 0; i < pad; ++i)
-          ASSERT_EQ(after[t * (rows + pad) + rows + i], before[t * (rows + pad) + rows + i]);
-      }
-      ASSERT_EQ(m.arena.used(), 0u);
-    }
+    const auto row_of = [&](const float* x) { return [&values, x](int64_t r) { return dot(values[r], x); }; };
+    const auto bound = [&](const Sum& s) { return codes_bound(s, cols, rounded_to_a); };
+    for (const int64_t tokens : token_counts)
+      check_project(m, a(), random_, packed, tokens, std::pair(row_of, bound));
   }
 
   // act(W_gate norm(x)) * (W_up norm(x)).
@@ -136,22 +114,7 @@ TEST_P(CudaCodes, DeterministicBitsDoNotDependOnTheBatch) {
   const int64_t cols = 352, rows = 24, tokens = 70;
   const Codes codes(random_, GetParam(), {rows}, cols);
   const LinearWeight packed = codes.pack(m.context);
-  const std::vector<float> x = random_floats(random_, tokens * cols);
-  DeviceTensor dx(m, a(), x);
-  const auto run = [&](int64_t first, int64_t count) {
-    DeviceTensor out(m, DType::kF32, static_cast<size_t>(count * rows));
-    cuda::linear(m.context, {.weight = &packed,
-                             .x = slice_rows(dx.tensor({tokens, cols}), first, count),
-                             .bias = {},
-                             .out = out.tensor({count, rows})});
-    return out.read();
-  };
-  const std::vector<float> all = run(0, tokens);
-  for (const auto& [first, count] : {std::pair<int64_t, int64_t>{0, 1}, {69, 1}, {5, 9}, {17, 19}}) {
-    const std::vector<float> some = run(first, count);
-    for (int64_t i = 0; i < count * rows; ++i)
-      ASSERT_EQ(some[i], all[first * rows + i]) << first << " " << count << " " << i;
-  }
+  check_bits_alone(m, a(), random_, packed, tokens);
 }
 
 std::vector<CodesCase> codes_cases() {

@@ -171,37 +171,14 @@ class CudaF8 : public testing::TestWithParam<Setup> {
     std::vector<std::vector<double>> values;
     for (int64_t r = 0; r < rows; ++r) values.push_back(row_of(codes, r));
     for (const int64_t tokens : counts) {
-      const bool with_bias = tokens % 2 == 1;
-      const int64_t pad = tokens % 3 * 8;  // strided rows
-      const std::vector<float> x = rounded(a(), random_floats(random_, tokens * (cols + pad)));
-      const std::vector<float> before = random_floats(random_, tokens * (rows + pad));
-      const std::vector<float> bias = random_floats(random_, rows);
-      DeviceTensor dx(m, a(), x), residual(m, DType::kF32, before), dbias(m, DType::kF32, bias);
-      cuda::project(m.context, {.x = dx.rows(tokens, cols, cols + pad),
-                                .weight = &packed,
-                                .bias = with_bias ? dbias.tensor({rows}) : Tensor{},
-                                .residual = residual.rows(tokens, rows, rows + pad)});
-      const std::vector<float> after = residual.read();
-      for (int64_t t = 0; t < tokens; ++t) {
-        const float* row = x.data() + t * (cols + pad);
+      const auto row_of = [&](const float* row) {
         const std::vector<double> q = in_f8(m, tokens)
                                           ? rounded_to_f8(row, cols, packed.group < cols, x_scale)
                                           : std::vector<double>(row, row + cols);
-        for (int64_t r = 0; r < rows; ++r) {
-          Sum s;
-          for (int64_t k = 0; k < cols; ++k) {
-            s.value += values[r][k] * q[k];
-            s.magnitude += std::fabs(values[r][k] * q[k]);
-          }
-          const double start = before[t * (rows + pad) + r] + (with_bias ? bias[r] : 0.0);
-          ASSERT_NEAR(after[t * (rows + pad) + r], start + s.value,
-                      bound(m, s, cols, tokens) + 4 * kEps * (std::fabs(start) + s.magnitude))
-              << "[" << rows << ", " << cols << "] token " << t << " of " << tokens << " row " << r;
-        }
-        for (int64_t i = 0; i < pad; ++i)
-          ASSERT_EQ(after[t * (rows + pad) + rows + i], before[t * (rows + pad) + rows + i]);
-      }
-      ASSERT_EQ(m.arena.used(), 0u);
+        return [&values, q](int64_t r) { return dot(values[r], q.data()); };
+      };
+      check_project(m, a(), random_, packed, tokens,
+                    std::pair(row_of, [&](const Sum& s) { return bound(m, s, cols, tokens); }));
     }
   }
 
@@ -312,20 +289,7 @@ TEST_P(CudaF8, DeterministicBitsDoNotDependOnTheBatch) {
   const int64_t rows = 24, cols = 320, tokens = 40;
   const Codes codes = random_codes(random_, rows, cols, group(cols), DType::kF32);
   const LinearWeight packed = pack_codes(m, source_of({&codes}));
-  DeviceTensor x(m, a(), random_floats(random_, tokens * cols));
-  const auto run = [&](int64_t first, int64_t count) {
-    DeviceTensor out(m, DType::kF32, static_cast<size_t>(count * rows));
-    cuda::linear(m.context, {.weight = &packed,
-                             .x = slice_rows(x.tensor({tokens, cols}), first, count),
-                             .bias = {},
-                             .out = out.tensor({count, rows})});
-    return out.read();
-  };
-  const std::vector<float> all = run(0, tokens);
-  for (const auto& [first, count] : {std::pair<int64_t, int64_t>{0, 1}, {39, 1}, {7, 19}}) {
-    const std::vector<float> some = run(first, count);
-    for (int64_t i = 0; i < count * rows; ++i) ASSERT_EQ(some[i], all[first * rows + i]) << first << " " << i;
-  }
+  check_bits_alone(m, a(), random_, packed, tokens);
 }
 
 std::vector<Setup> setups() {

@@ -35,7 +35,8 @@ inline std::vector<double> weight_row(DType a, const Matrix& w, int64_t row) {
   return values;
 }
 
-inline Sum dot(const std::vector<double>& w, const float* x) {
+template <class T>
+Sum dot(const std::vector<double>& w, const T* x) {
   Sum s;
   for (size_t i = 0; i < w.size(); ++i) {
     const double product = w[i] * x[i];
@@ -44,6 +45,58 @@ inline Sum dot(const std::vector<double>& w, const float* x) {
     s.largest = std::max(s.largest, std::fabs(product));
   }
   return s;
+}
+
+// project() over strided rows, with a residual, and a bias where the tokens are odd in number. `sums_of(x,
+// r)`: the product's row r with a token's x; `bound(sum)`: of its error.
+template <class SumsOf, class Bound>
+void check_project(CudaMachine& m, DType a, Random& random, const LinearWeight& packed, int64_t tokens,
+                   const std::pair<SumsOf, Bound>& expected) {
+  const int64_t rows = packed.rows, cols = packed.cols, pad = tokens % 3 * 8;
+  SCOPED_TRACE(testing::Message() << "[" << rows << ", " << cols << "] times " << tokens << " tokens");
+  const bool with_bias = tokens % 2 == 1;
+  const std::vector<float> x = rounded(a, random_floats(random, tokens * (cols + pad))),
+                           before = random_floats(random, tokens * (rows + pad)),
+                           bias = random_floats(random, rows);
+  DeviceTensor dx(m, a, x), residual(m, DType::kF32, before), dbias(m, DType::kF32, bias);
+  cuda::project(m.context, {.x = dx.rows(tokens, cols, cols + pad),
+                            .weight = &packed,
+                            .bias = with_bias ? dbias.tensor({rows}) : Tensor{},
+                            .residual = residual.rows(tokens, rows, rows + pad)});
+  const std::vector<float> after = residual.read();
+  for (int64_t t = 0; t < tokens; ++t) {
+    const auto sum_of = expected.first(x.data() + t * (cols + pad));
+    for (int64_t r = 0; r < rows; ++r) {
+      const Sum s = sum_of(r);
+      const double start = before[t * (rows + pad) + r] + (with_bias ? bias[r] : 0.0);
+      ASSERT_NEAR(after[t * (rows + pad) + r], start + s.value,
+                  expected.second(s) + 4 * kEps * (std::fabs(start) + s.magnitude))
+          << "token " << t << " row " << r;
+    }
+    for (int64_t i = 0; i < pad; ++i)
+      ASSERT_EQ(after[t * (rows + pad) + rows + i], before[t * (rows + pad) + rows + i]);
+  }
+  ASSERT_EQ(m.arena.used(), 0u);
+}
+
+// linear() of a token among others and of the same alone: equal bits.
+inline void check_bits_alone(CudaMachine& m, DType a, Random& random, const LinearWeight& packed,
+                             int64_t tokens) {
+  DeviceTensor x(m, a, random_floats(random, tokens * packed.cols));
+  const auto run = [&](int64_t first, int64_t count) {
+    DeviceTensor out(m, DType::kF32, static_cast<size_t>(count * packed.rows));
+    cuda::linear(m.context, {.weight = &packed,
+                             .x = slice_rows(x.tensor({tokens, packed.cols}), first, count),
+                             .bias = {},
+                             .out = out.tensor({count, packed.rows})});
+    return out.read();
+  };
+  const std::vector<float> all = run(0, tokens);
+  for (const auto& [first, count] : {std::pair<int64_t, int64_t>{0, 1}, {tokens - 1, 1}, {5, 9}, {17, 19}}) {
+    const std::vector<float> some = run(first, count);
+    for (int64_t i = 0; i < count * packed.rows; ++i)
+      ASSERT_EQ(some[i], all[first * packed.rows + i]) << first << " " << count << " " << i;
+  }
 }
 
 struct Case {
@@ -77,31 +130,10 @@ class CudaLinear : public testing::TestWithParam<Case> {
     const LinearWeight packed = pack(m.context, {&w});
     std::vector<std::vector<double>> values;
     for (int64_t r = 0; r < rows; ++r) values.push_back(weight_row(a(), w, r));
-    for (const int64_t tokens : token_counts) {
-      const bool with_bias = tokens % 2 == 1;
-      const int64_t pad = tokens % 3 * 8;  // strided rows
-      const std::vector<float> x = rounded(a(), random_floats(random_, tokens * (cols + pad)));
-      const std::vector<float> before = random_floats(random_, tokens * (rows + pad));
-      const std::vector<float> bias = random_floats(random_, rows);
-      DeviceTensor dx(m, a(), x), residual(m, DType::kF32, before), dbias(m, DType::kF32, bias);
-      cuda::project(m.context, {.x = dx.rows(tokens, cols, cols + pad),
-                                .weight = &packed,
-                                .bias = with_bias ? dbias.tensor({rows}) : Tensor{},
-                                .residual = residual.rows(tokens, rows, rows + pad)});
-      const std::vector<float> after = residual.read();
-      for (int64_t t = 0; t < tokens; ++t) {
-        for (int64_t r = 0; r < rows; ++r) {
-          const Sum s = dot(values[r], x.data() + t * (cols + pad));
-          const double start = before[t * (rows + pad) + r] + (with_bias ? bias[r] : 0.0);
-          ASSERT_NEAR(after[t * (rows + pad) + r], start + s.value,
-                      bound(s, cols, tokens) + 4 * kEps * (std::fabs(start) + s.magnitude))
-              << "[" << rows << ", " << cols << "] token " << t << " of " << tokens << " row " << r;
-        }
-        for (int64_t i = 0; i < pad; ++i)
-          ASSERT_EQ(after[t * (rows + pad) + rows + i], before[t * (rows + pad) + rows + i]);
-      }
-      ASSERT_EQ(m.arena.used(), 0u);
-    }
+    const auto row_of = [&](const float* x) { return [&values, x](int64_t r) { return dot(values[r], x); }; };
+    for (const int64_t tokens : token_counts)
+      check_project(m, a(), random_, packed, tokens,
+                    std::pair(row_of, [&](const Sum& s) { return bound(s, cols, tokens); }));
   }
 
   void gate_up(CudaMachine& m, int64_t f, int64_t cols, int64_t tokens) {

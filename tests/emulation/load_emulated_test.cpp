@@ -97,6 +97,26 @@ TEST_F(Load, AnswersAsTheCpuDoes) {
   EXPECT_NEAR(a[0].logprob, b[0].logprob, 3.3 * 0.002);
 }
 
+// The settings of the 5090 choose where the checkpoint and the user leave it, and there alone.
+TEST_F(Load, A5090RoundsPlainWeightsToFp8) {
+  config_.gpu.nvidia_5090_optimizations = true;
+  const auto loaded = [&](const std::string& quantization) {
+    config_.model.quantization = quantization;
+    const auto llm = Llm::load(config_);
+    EXPECT_TRUE(llm.ok()) << llm.error().message;
+    return llm ? (*llm)->summary : LoadSummary{};
+  };
+  const LoadSummary elsewhere = loaded("");
+  EXPECT_EQ(elsewhere.weights, "bfloat16");
+  emulation::reset_machine({.major = 12, .minor = 0});
+  const LoadSummary chosen = loaded("");
+  EXPECT_EQ(chosen.weights, "fp8, rounded while loading");
+  EXPECT_EQ(chosen.kv_dtype, "F8_E4M3");
+  EXPECT_LT(chosen.weight_bytes, elsewhere.weight_bytes);
+  EXPECT_EQ(loaded("none").weights, "bfloat16");
+  EXPECT_EQ(loaded("int4").weights, "int4, rounded while loading");
+}
+
 TEST_F(Load, AutoTakesTheGpu) {
   config_.gpu.device = "auto";
   const auto llm = Llm::load(config_);

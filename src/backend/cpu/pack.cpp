@@ -1,6 +1,7 @@
 // From a checkpoint's rows to the packed layout (layout.h), in one pass over the file's pages.
 #include "backend/cpu/pack.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <limits>
@@ -9,6 +10,7 @@
 #include "backend/cpu/layout.h"
 #include "backend/cpu/linear.h"
 #include "base/check.h"
+#include "ops/pack_source.h"
 
 namespace deepinfer::cpu {
 namespace {
@@ -103,24 +105,9 @@ Result<void> check(const LinearSource& s) {
         ErrorCode::kUnsupported,
         "weight type: got {}, the CPU has F32, F16, BF16, Q4_0, Q4_1, Q8_0, and U4, U8, F8_E4M3 with scales",
         info(s.dtype).name);
-  if (s.cols <= 0 || s.cols % info(s.dtype).block_elems != 0)
-    return make_error(ErrorCode::kUnsupported, "weight columns: got {}, expected a multiple of {} ({})",
-                      s.cols, info(s.dtype).block_elems, info(s.dtype).name);
-  if (s.parts.empty())
-    return make_error(ErrorCode::kUnsupported, "weight: got no rows, expected at least one part");
   constexpr int64_t kMost = std::numeric_limits<int64_t>::max() / 8;
-  int64_t rows = 0;
-  for (const LinearPart& part : s.parts) {
-    if (part.data == nullptr || part.rows <= 0 || part.rows > kMost / s.cols - rows - 2 * kGroupRows)
-      return make_error(ErrorCode::kUnsupported,
-                        "weight rows: got a part of {} x {}, expected one that exists", part.rows, s.cols);
-    rows += part.rows;
-  }
-  if (s.order == RowOrder::kPaired && (s.parts.size() != 2 || s.parts[0].rows != s.parts[1].rows))
-    return make_error(ErrorCode::kUnsupported,
-                      "paired weight: got {} parts of {} rows first, expected two of equal size",
-                      s.parts.size(), s.parts[0].rows);
-  return {};
+  return check_shape(s, {.cols = std::numeric_limits<int32_t>::max(),
+                         .rows = kMost / std::max<int64_t>(s.cols, 1) - 2 * kGroupRows});
 }
 
 void pack_group(const LinearSource& s, int64_t g, std::byte* out) {
@@ -165,18 +152,11 @@ Result<LinearWeight> pack_linear(Context& context, const LinearSource& source) {
   DI_TRY(check(source));
   const bool codes = has_codes(source.dtype);
   if (codes) DI_TRY(check_codes(source));
-  LinearWeight w{.source = source.dtype, .cols = source.cols, .order = source.order};
-  for (const LinearPart& part : source.parts) {
-    w.part_rows.push_back(part.rows);
-    w.rows += part.rows;
-  }
+  LinearWeight w = begin_weight(source, context.device);
   DI_ASSIGN(const PackedShape shape, plan(context, source, w.rows));
   w.kernel = shape.kernel();
-  if (codes) {
-    w.group = source.group;
-    w.x_scale = source.x_scale;
+  if (codes)
     DI_ASSIGN(w.column_order, copy(context, source.column_order.data(), source.column_order.size() * 4));
-  }
   if (context.weights == nullptr) context.weights = std::make_shared<BufferSlab>();
   DI_ASSIGN(w.packed, context.weights->allocate(static_cast<size_t>(shape.bytes())));
   const int threads = context.pool->size();

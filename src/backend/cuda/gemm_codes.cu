@@ -3,7 +3,7 @@
 // A block of 4 warps owns 128 packed rows x 8 kNT tokens; each warp has two tiles of 16 rows and all tokens,
 // so that a code is made into an element of A once for all of them. Units of 64 columns pass through kStages
 // stages of shared memory by cp.async. A lane copies the very 16 bytes of the weight that it reads; x stands
-// as in gemm_tile.cu. Sums run over exact integers and are scaled when their group ends.
+// as in tile.cuh. Sums run over exact integers and are scaled when their group ends.
 //
 // Where rows and tokens leave multiprocessors idle, K is cut into `splits` ranges of units: each block stores
 // its sums, the last one to arrive adds them from the first range to the last. Nobody waits, and the order of
@@ -20,9 +20,7 @@
 #include "backend/cuda/arrive.cuh"
 #include "backend/cuda/codes.cuh"
 #include "backend/cuda/gemm_codes.h"
-#include "backend/cuda/launch.h"
-#include "backend/cuda/parts.h"
-#include "backend/cuda/sink.cuh"
+#include "backend/cuda/tile.cuh"
 
 namespace deepinfer::cuda {
 namespace {
@@ -30,7 +28,6 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kRowTiles = 8;  // of a block
 constexpr int kWarpTiles = 2;
-constexpr int kRowBytes = kUnitCols * 2;
 
 // What a block of kNT token tiles keeps in shared memory.
 template <Layout kLayout, int kNT>
@@ -39,7 +36,7 @@ struct Shape {
   static constexpr int kStages = kLayout == Layout::kU8 ? 3 : 4;
   static constexpr int kTokens = 8 * kNT;
   static constexpr int kWeightBytes = kRowTiles * kUnitBytes;
-  static constexpr int kStageBytes = kWeightBytes + kTokens * kRowBytes;
+  static constexpr int kStageBytes = kWeightBytes + kTokens * kTileRowBytes;
   static constexpr int kBlocks = kNT == 8 ? 2 : 3;  // of a multiprocessor
 };
 
@@ -49,11 +46,6 @@ struct Splits {
   int32_t* arrived = nullptr;  // [block]
   int count = 1;
 };
-
-// As in gemm_tile.cu: the 16-byte pieces of odd rows are swapped by halves.
-__device__ inline int piece_at(int row, int piece) {
-  return row * kRowBytes + (piece ^ ((row & 1) << 2)) * 16;
-}
 
 template <Layout kLayout, int kNT>
 __device__ inline void load_weight(const PackedView& w, unsigned char* stage, int first_tile, int unit) {

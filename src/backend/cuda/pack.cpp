@@ -14,6 +14,7 @@
 #include "backend/cuda/random_fill.h"
 #include "backend/cuda/staging.h"
 #include "base/check.h"
+#include "ops/pack_source.h"
 #include "tensor/half.h"
 
 namespace deepinfer::cuda {
@@ -48,29 +49,13 @@ Result<void> check(const LinearSource& s) {
                       info(s.dtype).name);
   // A tile of 16 rows goes through one staging buffer.
   constexpr int64_t kMostCols = Staging::kSlotBytes / (4 * kTileRows);
-  if (s.cols <= 0 || s.cols > kMostCols || s.cols % info(s.dtype).block_elems != 0)
-    return make_error(ErrorCode::kUnsupported,
-                      "weight columns: got {}, expected a multiple of {} ({}) up to {}", s.cols,
-                      info(s.dtype).block_elems, info(s.dtype).name, kMostCols);
-  if (s.parts.empty())
-    return make_error(ErrorCode::kUnsupported, "weight: got no rows, expected at least one part");
-  constexpr int64_t kMostRows = std::numeric_limits<int32_t>::max();
-  int64_t rows = 0;
-  for (const LinearPart& part : s.parts) {
-    if ((part.data == nullptr && !part.random) || part.rows <= 0 ||
-        part.rows > kMostRows - rows - 2 * kTileRows)
-      return make_error(ErrorCode::kUnsupported,
-                        "weight rows: got a part of {} x {}, expected one that exists", part.rows, s.cols);
-    rows += part.rows;
+  constexpr int64_t kMostRows = std::numeric_limits<int32_t>::max() - 2 * kTileRows;
+  DI_TRY(check_shape(s, {.cols = kMostCols, .rows = kMostRows, .random = true}));
+  for (const LinearPart& part : s.parts)
     DI_CHECK(
         part.random.has_value() == s.parts[0].random.has_value() && (!part.random || s.dtype == DType::kBF16),
         "a weight of {} whose values are random in part, or not BF16", info(s.dtype).name);
-  }
   if (has_groups(layout_of(s.dtype, DType::kBF16))) DI_TRY(check_codes_fit(s));
-  if (s.order == RowOrder::kPaired && (s.parts.size() != 2 || s.parts[0].rows != s.parts[1].rows))
-    return make_error(ErrorCode::kUnsupported,
-                      "paired weight: got {} parts of {} rows first, expected two of equal size",
-                      s.parts.size(), s.parts[0].rows);
   return {};
 }
 
@@ -259,22 +244,13 @@ PackedView packed_view(const LinearWeight& w) {
 }
 
 Result<LinearWeight> pack_linear(Context& context, const LinearSource& source) {
-  if (source.dtype == DType::kF8E4M3) return pack_f8(context, source);
-  DI_TRY(check(source));
   DI_CHECK(context.gpu != nullptr, "pack_linear: the context has no GPU");
   DI_CHECK(context.activation == DType::kBF16 || context.activation == DType::kF16,
            "pack_linear: activations of {}, expected BF16 or F16", info(context.activation).name);
+  if (source.dtype == DType::kF8E4M3) return pack_f8(context, source);
+  DI_TRY(check(source));
   Gpu& gpu = *context.gpu;
-  LinearWeight w{.source = source.dtype,
-                 .cols = source.cols,
-                 .order = source.order,
-                 .group = source.group,
-                 .x_scale = source.x_scale,
-                 .device = context.device};
-  for (const LinearPart& part : source.parts) {
-    w.part_rows.push_back(part.rows);
-    w.rows += part.rows;
-  }
+  LinearWeight w = begin_weight(source, context.device);
   PackedForm form{.layout = layout_of(source.dtype, context.activation)};
   if (has_groups(form.layout)) form = codes_form(source, form.layout);
   w.kernel = form.number();

@@ -11,6 +11,7 @@
 #include "backend/cuda/staging.h"
 #include "base/check.h"
 #include "base/log.h"
+#include "ops/pack_source.h"
 #include "tensor/half.h"
 
 namespace deepinfer::cuda {
@@ -19,11 +20,8 @@ namespace {
 constexpr int64_t kMostCols = Staging::kSlotBytes / (4 * kTileRows);
 
 Result<void> check(const LinearSource& s) {
-  if (s.cols <= 0 || s.cols > kMostCols)
-    return make_error(ErrorCode::kUnsupported, "weight columns: got {}, expected up to {}", s.cols,
-                      kMostCols);
-  if (s.parts.empty())
-    return make_error(ErrorCode::kUnsupported, "weight: got no rows, expected at least one part");
+  constexpr int64_t kMostRows = std::numeric_limits<int32_t>::max() - 2 * kTileRows;
+  DI_TRY(check_shape(s, {.cols = kMostCols, .rows = kMostRows}));
   if (s.scale_dtype != DType::kF16 && s.scale_dtype != DType::kBF16 && s.scale_dtype != DType::kF32)
     return make_error(ErrorCode::kUnsupported, "F8_E4M3 weight: got scales of {}, expected F16, BF16 or F32",
                       info(s.scale_dtype).name);
@@ -35,22 +33,10 @@ Result<void> check(const LinearSource& s) {
   if (!s.column_order.empty() || s.zero != 0)
     return make_error(ErrorCode::kUnsupported, "F8_E4M3 weight: got {}, expected none",
                       s.zero != 0 ? "a zero point" : "an order of columns");
-  int64_t rows = 0;
-  for (const LinearPart& part : s.parts) {
-    if (part.rows <= 0 || part.rows > std::numeric_limits<int32_t>::max() - rows - 2 * kTileRows)
-      return make_error(ErrorCode::kUnsupported,
-                        "weight rows: got a part of {} x {}, expected one that exists", part.rows, s.cols);
-    rows += part.rows;
-    if (part.data == nullptr || part.scale == nullptr || part.zero != nullptr || part.random)
+  for (const LinearPart& part : s.parts)
+    if (part.scale == nullptr || part.zero != nullptr)
       return make_error(ErrorCode::kUnsupported, "F8_E4M3 weight: got {}, expected codes and scales",
-                        part.random            ? "random values"
-                        : part.zero != nullptr ? "zero points"
-                                               : "a part without codes or scales");
-  }
-  if (s.order == RowOrder::kPaired && (s.parts.size() != 2 || s.parts[0].rows != s.parts[1].rows))
-    return make_error(ErrorCode::kUnsupported,
-                      "paired weight: got {} parts of {} rows first, expected two of equal size",
-                      s.parts.size(), s.parts[0].rows);
+                        part.zero != nullptr ? "zero points" : "a part without scales");
   return {};
 }
 
@@ -145,21 +131,9 @@ class Packer {
 
 Result<LinearWeight> pack_f8(Context& context, const LinearSource& source) {
   DI_TRY(check(source));
-  DI_CHECK(context.gpu != nullptr, "pack_linear: the context has no GPU");
-  DI_CHECK(context.activation == DType::kBF16 || context.activation == DType::kF16,
-           "pack_linear: activations of {}, expected BF16 or F16", info(context.activation).name);
   Gpu& gpu = *context.gpu;
-  LinearWeight w{.source = source.dtype,
-                 .cols = source.cols,
-                 .order = source.order,
-                 .group = source.group,
-                 .x_scale = source.x_scale,
-                 .device = context.device,
-                 .kernel = PackedForm{.layout = Layout::kF8}.number()};
-  for (const LinearPart& part : source.parts) {
-    w.part_rows.push_back(part.rows);
-    w.rows += part.rows;
-  }
+  LinearWeight w = begin_weight(source, context.device);
+  w.kernel = PackedForm{.layout = Layout::kF8}.number();
   const PackedSize size = packed_size({.layout = Layout::kF8}, w.rows, w.cols, w.order, w.group);
   Result<Buffer> packed = gpu.allocate(size.bytes);
   if (!packed)

@@ -2,20 +2,19 @@
 // the weight expanded to A.
 #include <fmt/format.h>
 
-#include <cstring>
 #include <utility>
 
 #include "backend/cuda.h"
 #include "backend/cuda/linear.h"
 #include "backend/cuda/self_check_cases.h"
-#include "base/arena.h"
+#include "backend/cuda/self_check_data.h"
 #include "base/check.h"
 
 namespace deepinfer::cuda {
 namespace {
 
 // The plain side rounds each weight to BF16 once; the fast one sums exact integers.
-constexpr double kCodesBound = 1.0 / 128;
+constexpr double kCodesBound = kProductBound;
 
 struct CodesShape {
   DType weight = DType::kU4;
@@ -24,26 +23,19 @@ struct CodesShape {
   bool points = false;  // zero points
 };
 
-uint64_t mix(uint64_t& state) {  // splitmix64
-  uint64_t z = state += 0x9e3779b97f4a7c15;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-  return z ^ (z >> 31);
-}
-
 // As it would stand in a checkpoint.
 struct Checkpoint {
   std::vector<std::byte> codes, scales;
   std::vector<int16_t> zeros;
 };
 
-Checkpoint random_checkpoint(const CodesShape& s, uint64_t& random) {
+Checkpoint random_checkpoint(const CodesShape& s, Random& random) {
   Checkpoint c;
   c.codes.resize(static_cast<size_t>(row_bytes(s.weight, s.cols) * s.rows));
-  for (std::byte& b : c.codes) b = static_cast<std::byte>(mix(random));
+  for (std::byte& b : c.codes) b = static_cast<std::byte>(random.next());
   const int64_t groups = (s.cols + s.group - 1) / s.group * s.rows;
   for (int64_t i = 0; i < groups; ++i) {
-    const uint64_t r = mix(random);
+    const uint64_t r = random.next();
     // 1/32 to 1/8 in F16, 1/16 to 1/4 in F32.
     const auto half = static_cast<uint16_t>((10 + r % 2) << 10 | (r >> 8) % 1024);
     const auto single = static_cast<uint32_t>((123 + r % 2) << 23 | (r >> 8) % (1 << 23));
@@ -55,43 +47,8 @@ Checkpoint random_checkpoint(const CodesShape& s, uint64_t& random) {
   return c;
 }
 
-// Either sign, 1/8 to 1.99, in BF16.
-Result<Buffer> random_x(Gpu& gpu, int64_t count, uint64_t& random) {
-  const size_t bytes = static_cast<size_t>(count) * 2;
-  DI_ASSIGN(const Buffer staging, gpu.allocate_pinned(bytes));
-  DI_ASSIGN(Buffer x, gpu.allocate(bytes));
-  for (int64_t i = 0; i < count; ++i) {
-    const uint64_t r = mix(random);
-    const auto bits = static_cast<uint16_t>((r & 0x8000) | ((124 + (r >> 20) % 4) << 7) | (r & 0x7f));
-    std::memcpy(staging.data() + 2 * i, &bits, 2);
-  }
-  gpu.copy_in(x.data(), staging.data(), bytes);
-  gpu.synchronize();
-  return x;
-}
-
-Result<std::vector<float>> receive(Gpu& gpu, const Buffer& from) {
-  std::vector<float> values(from.size() / sizeof(float));
-  DI_ASSIGN(const Buffer staging, gpu.allocate_pinned(from.size()));
-  gpu.copy_out(staging.data(), from.data(), from.size());
-  gpu.synchronize();
-  std::memcpy(values.data(), staging.data(), values.size() * sizeof(float));
-  return values;
-}
-
-class SavedPaths {
- public:
-  explicit SavedPaths(Gpu& gpu) : gpu_(gpu), saved_(gpu.fast) {}
-  ~SavedPaths() { gpu_.fast = saved_; }
-  SavedPaths(const SavedPaths&) = delete;
-
- private:
-  Gpu& gpu_;
-  FastPaths saved_;
-};
-
 Result<Comparison> compare(Gpu& gpu, const CodesShape& s, bool FastPaths::* path) {
-  uint64_t random = 23;
+  Random random(23);
   const Device device{Device::Kind::kCuda, gpu.facts().index};
   Context context{.device = device, .gpu = &gpu, .activation = DType::kBF16};
   DI_ASSIGN(Buffer scratch, gpu.allocate(linear_scratch(context, s.tokens, s.cols, s.rows)));
@@ -105,7 +62,7 @@ Result<Comparison> compare(Gpu& gpu, const CodesShape& s, bool FastPaths::* path
   source.scale_dtype = s.scale;
   source.zero = s.weight == DType::kU8 ? 128 : 8;
   DI_ASSIGN(const LinearWeight weight, pack_linear(context, source));
-  DI_ASSIGN(const Buffer x, random_x(gpu, s.tokens * s.cols, random));
+  DI_ASSIGN(const Buffer x, send(gpu, random.bf16s(s.tokens * s.cols)));
   DI_ASSIGN(const Buffer out, gpu.allocate(static_cast<size_t>(s.tokens * s.rows) * sizeof(float)));
   const LinearCall call{.weight = &weight,
                         .x = make_tensor(x.data(), DType::kBF16, {s.tokens, s.cols}, device),
@@ -120,7 +77,7 @@ Result<Comparison> compare(Gpu& gpu, const CodesShape& s, bool FastPaths::* path
     gpu.fast.*path = fast;
     gpu.fill(out.data(), 0xff, out.size());
     linear(context, call);
-    DI_ASSIGN((fast ? result.fast : result.plain), receive(gpu, out));
+    DI_ASSIGN((fast ? result.fast : result.plain), receive(gpu, call.out));
   }
   return result;
 }

@@ -1,5 +1,5 @@
-// Random inputs of the self-check's products and their way to the device and back, for self_check_linear.cpp
-// and self_check_qkv.cpp.
+// Random inputs of the self-check's products and their way to the device and back, for self_check_linear.cpp,
+// self_check_qkv.cpp and self_check_codes.cpp.
 #pragma once
 
 #include <cstddef>

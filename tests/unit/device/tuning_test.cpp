@@ -31,7 +31,7 @@ TEST(GraphSizes, EndsWithTheLargestBatch) {
 TEST(Tuning, OnA5090) {
   const GpuTuning t =
       resolve_tuning({.max_num_seqs = 512, .nvidia_5090_optimizations = true}, card(12, 0, 32));
-  EXPECT_TRUE(t.for_5090 && t.fp8_kv_cache && t.cuda_graphs);
+  EXPECT_TRUE(t.for_5090 && t.fp8_weights && t.fp8_kv_cache && t.cuda_graphs);
   EXPECT_EQ(t.warning, "");
   EXPECT_EQ(t.pdl_max_batch, 32);
   EXPECT_EQ(t.graph_sizes, graph_sizes(512, true));
@@ -41,7 +41,7 @@ TEST(Tuning, OnA5090) {
 
 TEST(Tuning, TheSettingsOfThe5090DoNothingElsewhere) {
   const GpuTuning t = resolve_tuning({.nvidia_5090_optimizations = true}, card(8, 9, 24));
-  EXPECT_FALSE(t.for_5090 || t.fp8_kv_cache);
+  EXPECT_FALSE(t.for_5090 || t.fp8_weights || t.fp8_kv_cache);
   EXPECT_THAT(t.warning, testing::HasSubstr("does nothing on Card (compute capability 8.9)"));
   EXPECT_EQ(t.pdl_max_batch, 0);
   EXPECT_THAT(resolve_tuning({.nvidia_5090_optimizations = true}, {}).warning, testing::HasSubstr("unknown"));
@@ -59,7 +59,7 @@ TEST(Tuning, OtherCards) {
 
 TEST(Tuning, A5090WithoutItsSettings) {
   const GpuTuning t = resolve_tuning({}, card(12, 0, 32));
-  EXPECT_FALSE(t.for_5090 || t.fp8_kv_cache);
+  EXPECT_FALSE(t.for_5090 || t.fp8_weights || t.fp8_kv_cache);
   EXPECT_EQ(t.warning, "");
 }
 

@@ -137,6 +137,20 @@ TEST(Demand, WhatTheCheckpointIsAndWhatCanBeMadeOfIt) {
   EXPECT_TRUE(ask("tiny_llama/base", "int4"));
 }
 
+TEST(Demand, WhatIsPreferredCountsWhereNobodyChooses) {
+  const auto online = [](const std::string& folder, const std::string& wanted) {
+    auto c = open_weights(golden() / folder);
+    EXPECT_TRUE(c && set_quantization(*c, wanted, "fp8"));
+    return c ? c->weights.online : "";
+  };
+  EXPECT_EQ(online("tiny_llama/base", ""), "fp8");
+  EXPECT_EQ(online("tiny_llama/base", "int4"), "int4");
+  EXPECT_EQ(online("tiny_llama/base", "none"), "");
+  EXPECT_EQ(online("quant_awq_g128", ""), "");
+  EXPECT_EQ(online("quant_awq_g128", "none"), "");
+  EXPECT_EQ(online("tiny_llama/base/model-q4_1.gguf", ""), "");
+}
+
 TEST(Demand, OthersAreRefusedWithWhatWouldWork) {
   const auto error = [](const std::string& folder, const std::string& wanted) {
     const Result<void> r = ask(folder, wanted);
