@@ -13,8 +13,18 @@ class Stream:
     seconds: float
 
 
-async def stream(port, prompt, tokens, **fields):
-    """Streams one greedy completion of exactly `tokens` tokens."""
+async def before(until, what):
+    """What is awaited, or nothing when it is not there in time."""
+    if until is None:
+        return await what
+    try:
+        return await asyncio.wait_for(what, max(0.0, until - time.perf_counter()))
+    except asyncio.TimeoutError:
+        return b""
+
+
+async def stream(port, prompt, tokens, until=None, **fields):
+    """Streams one greedy completion of exactly `tokens` tokens; until: of time.perf_counter(), when it is left."""
     body = json.dumps({"prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True,
                        "stream": True} | fields).encode()
     start = last = time.perf_counter()
@@ -22,14 +32,16 @@ async def stream(port, prompt, tokens, **fields):
     writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                  b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
     times, end, head = [], b"", b""
-    while data := await reader.read(65536):
+    while data := await before(until, reader.read(65536)):
         if not times:
             head = (head + data)[:200]
         if b'"text"' in data:
             times.append(time.perf_counter())
         end = (end + data)[-64:]
     writer.close()
-    if b"[DONE]" not in end:
+    if until is not None and time.perf_counter() >= until:  # the gap that was not over counts as it is
+        times = (times or [start]) + [time.perf_counter()]
+    elif b"[DONE]" not in end:
         raise RuntimeError(f"the stream did not end: {head!r} ... {end!r}")
     last = times[-1]
     return Stream(times[0] - start, [b - a for a, b in zip(times, times[1:])], last - start)

@@ -6,7 +6,8 @@
 megabyte: a client sends prompts of 1 MB, one after another (they are read, tokenized and refused: the context is smaller).
 context: a client sends prompts of the whole context, one after another, so that prefill chunks share steps with the stream.
 hundred: a client holds 100 streams; then the share of the tokens that a second client with one stream gets.
-The others are a process of their own: what they need to make and send their requests delays no clock of the stream.
+The others are a process of their own, and a nice one: on this machine they take the CPUs that the server leaves, as clients
+on other machines would take none.
 Prints a table on standard error and JSON on standard output.
 """
 import argparse
@@ -37,6 +38,7 @@ class Crowd:
 
     @staticmethod
     def run(other, port, stop, result):
+        os.nice(19)
         result.send(asyncio.run(other(port, stop)))
 
     def __enter__(self):
@@ -56,9 +58,9 @@ async def gaps_of_one(port, seconds):
     """The gaps of a stream that asks again and again."""
     gaps, tokens, start = [], 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
-        seen = await stream(port, f"{tokens} A story of a lighthouse:", 200)
+        seen = await stream(port, f"{tokens} A story of a lighthouse:", 200, until=start + seconds)
         gaps += seen.gaps
-        tokens += 200
+        tokens += len(seen.gaps) + 1
     rate = tokens / (time.perf_counter() - start)
     return {"itl_p50 ms": 1e3 * percentile(gaps, 50), "itl_p99 ms": 1e3 * percentile(gaps, 99),
             "itl_max ms": 1e3 * max(gaps), "tokens a second": rate}

@@ -1,6 +1,7 @@
 #include "base/limits.h"
 
 #include <sched.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -215,6 +216,10 @@ MachineLimits machine_limits(const fs::path& root, const std::vector<int>& cpus)
 
 MachineLimits machine_limits() {
   return machine_limits("/", allowed_cpus());
+}
+
+void let_others_first() {
+  setpriority(PRIO_PROCESS, 0, 10);  // on Linux 0 is this thread alone
 }
 
 }  // namespace deepinfer

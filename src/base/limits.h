@@ -28,4 +28,8 @@ MachineLimits machine_limits(const std::filesystem::path& root, const std::vecto
 // The CPUs of this process's affinity mask.
 std::vector<int> allowed_cpus();
 
+// The calling thread's share of a busy CPU becomes about a tenth of another's (nice 10): for work that must
+// not delay who waits for the next token.
+void let_others_first();
+
 }  // namespace deepinfer

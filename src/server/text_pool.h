@@ -1,5 +1,6 @@
 // Work on text (JSON, template, tokenizer) away from the threads that serve streams, so that a prompt of a
-// megabyte freezes nobody.
+// megabyte freezes nobody. Where CPUs are short, engine and streams go first: a token that is late delays
+// everyone, a prompt that is read late its own client.
 #pragma once
 
 #include <atomic>
@@ -12,6 +13,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/limits.h"
 #include "deepinfer/result.h"
 
 namespace deepinfer::server {
@@ -40,6 +42,7 @@ class TextPool {
     co_await boost::asio::co_spawn(
         pool_,
         [&job, &result]() -> boost::asio::awaitable<void> {
+          [[maybe_unused]] static thread_local const bool later = (let_others_first(), true);
           result.emplace(job());
           co_return;
         },

@@ -155,8 +155,9 @@ Result<LinearWeight> pack_linear(Context& context, const LinearSource& source) {
   LinearWeight w = begin_weight(source, context.device);
   DI_ASSIGN(const PackedShape shape, plan(context, source, w.rows));
   w.kernel = shape.kernel();
-  if (codes)
+  if (codes) {
     DI_ASSIGN(w.column_order, copy(context, source.column_order.data(), source.column_order.size() * 4));
+  }
   if (context.weights == nullptr) context.weights = std::make_shared<BufferSlab>();
   DI_ASSIGN(w.packed, context.weights->allocate(static_cast<size_t>(shape.bytes())));
   const int threads = context.pool->size();

@@ -50,9 +50,9 @@ __global__ void __launch_bounds__(kTileThreads, kRows == 64 ? 3 : 2) tile_kernel
   int section = 0, section_end = section_start(units, sections, 1);
   const auto end_section = [&] {
 #pragma unroll
-    for (int m = 0; m < sum.kMT; ++m)
+    for (int m = 0; m < TileSums<kRows>::kMT; ++m)
 #pragma unroll
-      for (int n = 0; n < sum.kNT; ++n)
+      for (int n = 0; n < TileSums<kRows>::kNT; ++n)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           total.of[m][n][i] = section == 0 ? sum.of[m][n][i] : total.of[m][n][i] + sum.of[m][n][i];

@@ -44,16 +44,16 @@ __device__ inline void multiply_stage(const unsigned char* stage, const TilePlac
                                       Mma mma) {
 #pragma unroll 1
   for (int half = 0; half < 2; ++half) {
-    Bits128 x[sums.kNT];
+    Bits128 x[TileSums<kRows>::kNT];
 #pragma unroll
-    for (int n = 0; n < sums.kNT; ++n)
+    for (int n = 0; n < TileSums<kRows>::kNT; ++n)
       x[n] = load_128(stage + piece_at(kRows + at.token + n * 8 + at.g, half * 4 + at.t));
 #pragma unroll
-    for (int m = 0; m < sums.kMT; ++m) {
+    for (int m = 0; m < TileSums<kRows>::kMT; ++m) {
       const Bits128 a = load_128(stage + piece_at(at.row + m * 16 + at.g, half * 4 + at.t));
       const Bits128 b = load_128(stage + piece_at(at.row + m * 16 + 8 + at.g, half * 4 + at.t));
 #pragma unroll
-      for (int n = 0; n < sums.kNT; ++n) {
+      for (int n = 0; n < TileSums<kRows>::kNT; ++n) {
         mma(sums.of[m][n], {a.x[0], b.x[0], a.x[1], b.x[1]}, {x[n].x[0], x[n].x[1]});
         mma(sums.of[m][n], {a.x[2], b.x[2], a.x[3], b.x[3]}, {x[n].x[2], x[n].x[3]});
       }
@@ -67,11 +67,11 @@ __device__ inline void put_tile(const Product& p, const TilePlace& at, const Til
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kRows + at.row;
   const int64_t first_token = static_cast<int64_t>(blockIdx.y) * kTileTokens + at.token;
 #pragma unroll
-  for (int m = 0; m < sums.kMT; ++m) {
+  for (int m = 0; m < TileSums<kRows>::kMT; ++m) {
     const int64_t row = first_row + m * 16;
     if (row >= p.w.rows) continue;
 #pragma unroll
-    for (int n = 0; n < sums.kNT; ++n) {
+    for (int n = 0; n < TileSums<kRows>::kNT; ++n) {
       const float(&sum)[4] = sums.of[m][n];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {

@@ -94,7 +94,7 @@ TEST_F(LoadTest, WrongValuesSayWhatWhereAndExpected) {
   EXPECT_THAT(yaml_error("server:\n  timeout: inf\n"), HasSubstr("got inf, expected a number from 0 up"));
   EXPECT_THAT(yaml_error("sampling:\n  top_p: 0\n"), HasSubstr("got 0, expected a number above 0 to 1"));
   EXPECT_THAT(yaml_error("gpu:\n  device: tpu\n"), HasSubstr("expected auto, cpu, cuda, cuda:N"));
-  EXPECT_THAT(yaml_error("model:\n  quantization: q4\n"), HasSubstr("expected awq, gptq, fp8, int4"));
+  EXPECT_THAT(yaml_error("model:\n  quantization: q4\n"), HasSubstr("expected none, awq, gptq, fp8, int4"));
   EXPECT_THAT(yaml_error("gpu:\n  unknown_thing: 4\n"), HasSubstr(file + ":2: "));
   EXPECT_EQ(env_error("DEEPINFER_PORT", "http"),
             "server.port: got http, expected an integer from 0 to 65535 (DEEPINFER_PORT)");
