@@ -19,6 +19,7 @@
 
 #include "base/check.h"
 #include "cli/exit_code.h"
+#include "cli/interrupt.h"
 #include "cli/resolve_model.h"
 #include "cli/stats_line.h"
 #include "engine/llm.h"
@@ -28,19 +29,11 @@ namespace deepinfer {
 namespace {
 
 constexpr int kSomeFailed = 1;
-constexpr int kInterrupted = 130;  // what a shell gives a program that SIGINT ended
 // Requests with the engine: as many as it runs, and as many again that wait.
 constexpr int kWindow = 2;
 constexpr std::chrono::seconds kTick{1};
 constexpr int kTicksOfLog = 30;   // between lines where standard error is no terminal
 constexpr int kTicksOfSync = 10;  // what a loss of power may cost
-
-std::string duration(double seconds) {
-  const auto s = static_cast<int64_t>(seconds + 0.5);
-  if (s < 60) return fmt::format("{} s", s);
-  if (s < 3600) return fmt::format("{} min {:02} s", s / 60, s % 60);
-  return fmt::format("{} h {:02} min", s / 3600, s / 60 % 60);
-}
 
 server::BatchPaths paths_of(const BatchOptions& options) {
   server::BatchPaths paths{options.input, options.output, options.errors};
@@ -177,7 +170,7 @@ int Run::result() const {
   if (batch_->error()) return report(*batch_->error());
   if (interrupted_ && p.left() > 0) {
     std::fprintf(stderr, "deepinfer: stopped; the same command goes on where it was\n");
-    return kInterrupted;
+    return kInterruptedExit;
   }
   return p.failed > 0 ? kSomeFailed : 0;
 }

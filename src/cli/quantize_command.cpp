@@ -9,17 +9,11 @@
 #include "cli/exit_code.h"
 #include "cli/interrupt.h"
 #include "cli/resolve_model.h"
+#include "cli/stats_line.h"
 #include "quantize/quantize.h"
 
 namespace deepinfer {
 namespace {
-
-std::string duration(double seconds) {
-  const auto s = static_cast<int64_t>(seconds + 0.5);
-  if (s < 60) return fmt::format("{} s", s);
-  if (s < 3600) return fmt::format("{} min {:02} s", s / 60, s % 60);
-  return fmt::format("{} h {:02} min", s / 3600, s / 60 % 60);
-}
 
 std::string size(int64_t bytes) {
   const auto mib = static_cast<double>(bytes) / (1024.0 * 1024.0);

@@ -37,4 +37,11 @@ std::optional<std::string> stats_line(const StatsSample& before, const StatsSamp
       now.running, now.waiting, rate(prompts), rate(generated), 100 * now.kv_usage, 100 * hits);
 }
 
+std::string duration(double seconds) {
+  const auto s = static_cast<int64_t>(seconds + 0.5);
+  if (s < 60) return fmt::format("{} s", s);
+  if (s < 3600) return fmt::format("{} min {:02} s", s / 60, s % 60);
+  return fmt::format("{} h {:02} min", s / 3600, s / 60 % 60);
+}
+
 }  // namespace deepinfer

@@ -1,4 +1,4 @@
-// The line a minute of a busy server.
+// How the program tells of work that goes on: the line a minute of a busy server, times.
 #pragma once
 
 #include <chrono>
@@ -23,5 +23,8 @@ StatsSample sample_stats(const Engine& engine);
 
 // Nothing when neither a token was computed since nor a sequence is there.
 std::optional<std::string> stats_line(const StatsSample& before, const StatsSample& now);
+
+// "42 s", "3 min 05 s", "2 h 10 min".
+std::string duration(double seconds);
 
 }  // namespace deepinfer

@@ -12,6 +12,13 @@ StatsSample at(int seconds) {
   return {.time = std::chrono::steady_clock::time_point(std::chrono::seconds(seconds))};
 }
 
+TEST(Duration, InTheUnitsThatPeopleRead) {
+  EXPECT_EQ(duration(0.4), "0 s");
+  EXPECT_EQ(duration(59.6), "1 min 00 s");
+  EXPECT_EQ(duration(185), "3 min 05 s");
+  EXPECT_EQ(duration(7800), "2 h 10 min");
+}
+
 TEST(StatsLine, ABusyMinute) {
   StatsSample now = at(60);
   now.prompt_tokens = 600;
