@@ -47,4 +47,8 @@ GpuTuning resolve_tuning(const Config::Gpu& settings, const GpuInfo& gpu) {
   return out;
 }
 
+std::string preferred_weights(const Config::Gpu& settings, const std::optional<GpuInfo>& gpu) {
+  return gpu && resolve_tuning(settings, *gpu).fp8_weights ? "fp8" : "";
+}
+
 }  // namespace deepinfer

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,10 @@ struct GpuTuning {
 // A pure function. Points of the 5090's list that are not here hold on every card (autotune, no path of
 // another architecture) or are the kernels' own (tile sizes).
 GpuTuning resolve_tuning(const Config::Gpu& settings, const GpuInfo& gpu);
+
+// What plain weights are rounded to while loading when model.quantization is not set: "fp8", or empty for
+// nothing. Unset: no GPU.
+std::string preferred_weights(const Config::Gpu& settings, const std::optional<GpuInfo>& gpu);
 
 // 1, 2, 4, 8, 16, 24, 32, then in the larger steps of the 5090's list or of 8 to 256 and 16 beyond; the last
 // is max_num_seqs itself.

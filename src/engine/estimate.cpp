@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "device/gpu_detector.h"
 #include "device/known_gpus.h"
+#include "device/tuning.h"
 #include "engine/load.h"
 #include "engine/load_plan.h"
 #include "engine/measured_memory.h"
@@ -173,15 +174,17 @@ std::string fitting_text(const Estimate& e) {
 }
 
 // Cards on which it fits, the smallest ones first.
-void try_cards(const ConfigFor& config_for, const Checkpoint& checkpoint, EstimateTarget target,
-               Estimate& e) {
+void try_cards(const ConfigFor& config_for, Checkpoint& checkpoint, EstimateTarget target, Estimate& e) {
   int found = 0;
   for (const KnownGpu& card : known_gpus()) {
     if (found == 3) return;
     if (static_cast<int64_t>(card.bytes()) <= e.total_bytes || card.capability < kNeededCapability) continue;
     target.gpu =
         GpuInfo{.id = -1, .name = card.name, .total_bytes = card.bytes(), .capability = card.capability};
-    const Result<Estimate> other = estimate(config_for(*target.gpu), checkpoint, target);
+    const Config config = config_for(*target.gpu);
+    if (!set_quantization(checkpoint, config.model.quantization, preferred_weights(config.gpu, target.gpu)))
+      continue;
+    const Result<Estimate> other = estimate(config, checkpoint, target);
     if (!other || !other->fits()) continue;
     ++found;
     e.remedies.push_back(fmt::format("--gpu '{}': {}", card.name, fitting_text(*other)));
@@ -200,9 +203,10 @@ Result<Estimate> estimate(const Config& config, const Checkpoint& checkpoint, co
 
 Result<Estimate> estimate_with_remedies(const Config& config, Checkpoint& checkpoint,
                                         const EstimateTarget& target, const ConfigFor& config_for) {
-  DI_TRY(set_quantization(checkpoint, config.model.quantization));
+  DI_TRY(set_quantization(checkpoint, config.model.quantization, preferred_weights(config.gpu, target.gpu)));
   DI_ASSIGN(Estimate e, estimate(config, checkpoint, target));
   if (e.fits()) return e;
+  const std::string online = checkpoint.weights.online;
   const auto attempt = [&](const Config& changed, const std::string& what) {
     const Result<Estimate> other = estimate(changed, checkpoint, target);
     if (other && other->fits()) e.remedies.push_back(fmt::format("{}: {}", what, fitting_text(*other)));
@@ -213,7 +217,7 @@ Result<Estimate> estimate_with_remedies(const Config& config, Checkpoint& checkp
   Config small_cache = config;
   small_cache.gpu.kv_cache_dtype = "fp8";
   if (config.gpu.kv_cache_dtype != "fp8") attempt(small_cache, "--kv-cache-dtype fp8");
-  if (checkpoint.weights.online.empty()) {
+  if (online.empty()) {
     for (const char* method : {"fp8", "int4"}) {
       if (!set_quantization(checkpoint, method)) continue;
       attempt(config, fmt::format("--quantization {}", method));
@@ -221,6 +225,7 @@ Result<Estimate> estimate_with_remedies(const Config& config, Checkpoint& checkp
     }
   }
   if (target.gpu) try_cards(config_for, checkpoint, target, e);
+  checkpoint.weights.online = online;
   return e;
 }
 

@@ -137,8 +137,7 @@ namespace {
 
 Result<LoadedRunner> load_on_device(const Config& config, Checkpoint& checkpoint,
                                     std::unique_ptr<cuda::Gpu> gpu, const DeviceChoice& choice) {
-  const bool fp8 = choice.gpu && resolve_tuning(config.gpu, *choice.gpu).fp8_weights;
-  DI_TRY(set_quantization(checkpoint, config.model.quantization, fp8 ? "fp8" : ""));
+  DI_TRY(set_quantization(checkpoint, config.model.quantization, preferred_weights(config.gpu, choice.gpu)));
   const bool on_gpu = gpu != nullptr;
   DI_ASSIGN(LoadedRunner loaded, on_gpu ? load_on_gpu(config, checkpoint, std::move(gpu), *choice.gpu)
                                         : load_on_cpu(config, checkpoint));
