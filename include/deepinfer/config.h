@@ -73,7 +73,10 @@ struct Config {
     double write_timeout = 60;  // a client that reads nothing for so long is gone
     bool trust_request_chat_template = false;
     bool vllm_metric_names = true;
-    std::string event_log;  // a file that gets one JSON line per engine event; empty: none
+    std::string event_log;             // a file that gets one JSON line per engine event; empty: none
+    bool enable_profiler = false;      // records from the start, and writes a trace at the end
+    std::string profile_dir;           // for traces; set: /start_profile and /stop_profile are there
+    int64_t profile_events = 1000000;  // that a trace holds at most
   } server;
 
   // What a request that leaves a field out gets; unset: generation_config.json, else the built-in value.

@@ -118,6 +118,7 @@ struct EngineStats {
 
 class Clock;
 class ModelRunner;
+class Profiler;
 struct EngineMetrics;
 
 struct EngineOptions {
@@ -129,6 +130,7 @@ struct EngineOptions {
   double timeout = 600;          // seconds in all; 0: none
   std::vector<int32_t> end_ids;  // end of sequence
   std::string event_log;         // a file for one JSON line per event; empty: none
+  Profiler* profiler = nullptr;  // profile/profiler.h; outlives the engine; null: none
 };
 
 // One thread owns all scheduling state; these methods may be called from any thread.

@@ -19,6 +19,7 @@
 #include "deepinfer/version.h"
 #include "engine/device_rates.h"
 #include "engine/llm.h"
+#include "engine/profiling.h"
 #include "model/random_checkpoint.h"
 
 namespace deepinfer {
@@ -253,6 +254,30 @@ int longest(const BenchOptions& o) {
   return std::max({prefill + 1, o.decode + 2, batch == 0 ? 0 : o.batch_prompt + o.decode + 1});
 }
 
+// Off unless it was asked for; an error that keeps a profile from being begun ends the command.
+Result<void> begin_profile(Profiler& profiler, const BenchOptions& o) {
+  return o.profile && !profiler.recording() ? profiler.start() : Result<void>();
+}
+
+// The trace, and what it says on standard error; null where none was asked for.
+Result<json::value> end_profile(Profiler& profiler, const Config& config, const BenchOptions& o) {
+  if (!profiler.recording()) return json::value(nullptr);
+  const std::filesystem::path file = o.profile_file.empty() ? profiler.next_file(profile_folder(config))
+                                                            : std::filesystem::path(o.profile_file);
+  DI_ASSIGN(const ProfileReport report, profiler.stop(file));
+  std::fprintf(stderr, "%s", to_text(report.summary).c_str());
+  if (report.file.empty()) return make_error(ErrorCode::kConfig, "{}", report.problem);
+  std::fprintf(stderr,
+               "trace: %s (%llu events, %llu more found no room); open it in https://ui.perfetto.dev\n",
+               file.c_str(), static_cast<unsigned long long>(report.events),
+               static_cast<unsigned long long>(report.dropped));
+  json::object out = to_json(report.summary);
+  out["file"] = file.string();
+  out["events"] = report.events;
+  out["dropped"] = report.dropped;
+  return json::value(std::move(out));
+}
+
 json::object floor_json(const BenchFloor& f) {
   return {{"weight_bytes", f.weight_bytes},
           {"kv_bytes_per_token", f.kv_bytes_per_token},
@@ -279,8 +304,11 @@ int bench_command(Config config, const BenchOptions& o) {
   if (Result<Times> first = bench->run({1, 16, 1}); !first) return report(first.error());
   const double answered = since_process_start();
   std::fprintf(stderr, "%-16s %9.2f s, first token after %.2f s\n", "start", loaded, answered);
+  if (const Result<void> begun = begin_profile(*(*llm)->profiler, o); !begun) return report(begun.error());
   const Result<std::vector<Test>> tests = Tests(*bench, o, config.gpu.max_num_batched_tokens).run();
   if (!tests) return report(tests.error());
+  Result<json::value> profile = end_profile(*(*llm)->profiler, config, o);
+  if (!profile) return report(profile.error());
   json::object out{{"version", version()},        {"model", (*llm)->names[0]},
                    {"device", config.gpu.device}, {"weight_bytes", (*llm)->summary.weight_bytes},
                    {"load_seconds", loaded},      {"first_token_seconds", answered}};
@@ -292,6 +320,7 @@ int bench_command(Config config, const BenchOptions& o) {
       std::fprintf(stderr, "deepinfer: no floors: %s\n", known.error().message.c_str());
   out["results"] = results_json(*tests, floor);
   if (floor.known()) out["floor"] = floor_json(floor);
+  if (!profile->is_null()) out["profile"] = std::move(*profile);
   std::printf("%s\n", json::serialize(out).c_str());
   return 0;
 }

@@ -17,6 +17,8 @@ struct BenchOptions {
   int repeat = 5;                    // the median counts
   std::string random_weights;        // a shape (model/random_checkpoint.h) instead of a model
   std::string save;                  // a folder to write these weights to
+  bool profile = false;              // record the tests
+  std::string profile_file;          // where to; empty: a new name in server.profile_dir
   // What the device does at best, GB/s of a copy and TFLOP/s of matrix products; 0: a GPU is measured, a CPU
   // is not. With both, results are shown as fractions of the least time possible.
   double copy_rate = 0, matmul_rate = 0;

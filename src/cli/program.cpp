@@ -206,6 +206,12 @@ int run(int argc, char** argv) {
       "Weights of a shape instead of a model: " + fmt::format("{}", fmt::join(random_shapes(), ", ")));
   bench->add_option("--save", bench_options.save,
                     "Write these weights to a folder, as a Hugging Face checkpoint");
+  CLI::Option* profile = bench
+                             ->add_option("--profile", bench_options.profile_file,
+                                          "Record the tests, write a trace (FILE, or a new one in "
+                                          "--profile-dir) and print where the time went")
+                             ->type_name("FILE")
+                             ->expected(0, 1);
   bench
       ->add_option("--copy-rate", bench_options.copy_rate,
                    "GB/s that the device copies, for the floors; a GPU is measured")
@@ -244,6 +250,7 @@ int run(int argc, char** argv) {
                          [](const LoadedConfig& c) { return serve_command(c.config, chosen_settings(c)); });
   if (chat->parsed())
     return with_model(run_flags, [&](const Config& c) { return run_command(c, run_options); });
+  bench_options.profile = profile->count() > 0;
   if (bench->parsed())
     return with_model(bench_flags, [&](const Config& c) { return bench_command(c, bench_options); });
   if (tune->parsed())

@@ -23,6 +23,7 @@
 #include "base/queue.h"
 #include "cli/exit_code.h"
 #include "engine/llm.h"
+#include "engine/profiling.h"
 #include "text/text_stream.h"
 
 namespace deepinfer {
@@ -246,7 +247,11 @@ int run_command(const Config& config, const RunOptions& options) {
   Result<std::unique_ptr<Llm>> llm = Llm::load(config);
   if (!llm) return report(llm.error());
   Chat chat(**llm, config, options);
-  if (options.prompt.empty() && isatty(STDIN_FILENO)) return interactive(chat, **llm);
+  if (options.prompt.empty() && isatty(STDIN_FILENO)) {
+    const int code = interactive(chat, **llm);
+    finish_profile((*llm)->profiler.get(), config);
+    return code;
+  }
   std::string prompt = options.prompt;
   if (prompt.empty()) prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
   struct sigaction action{};
@@ -254,6 +259,7 @@ int run_command(const Config& config, const RunOptions& options) {
   action.sa_flags = SA_RESETHAND;  // a second Ctrl-C ends the program
   sigaction(SIGINT, &action, nullptr);
   const Result<void> r = chat.ask(prompt);
+  finish_profile((*llm)->profiler.get(), config);
   return r ? 0 : report(r.error());
 }
 

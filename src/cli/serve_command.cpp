@@ -21,6 +21,7 @@
 #include "cli/serve_banner.h"
 #include "cli/stats_line.h"
 #include "engine/llm.h"
+#include "engine/profiling.h"
 #include "server/server.h"
 
 namespace deepinfer {
@@ -85,6 +86,7 @@ int Control::run() {
   if (loader_.joinable()) loader_.join();
   if (drainer_.joinable()) drainer_.join();
   server_.stop();
+  if (llm_) finish_profile(llm_->profiler.get(), config_);
   // Its thread hangs, in a driver perhaps, and would be waited for without end.
   if (llm_ && engine_stalled()) {
     log::error("the engine does not answer: ending without it");
@@ -116,6 +118,10 @@ void Control::loaded(Result<std::unique_ptr<Llm>> llm) {
   }
   llm_ = std::move(*llm);
   server_.set_model(*llm_);
+  if (llm_->profiler->recording())
+    log::info(
+        "a profile is being recorded; it is written to {} when the server ends, or at POST /stop_profile",
+        profile_folder(config_).string());
   llm_->engine->on_device_lost(
       [this](const std::string& why) { boost::asio::post(io_, [this, why] { on_device_lost(why); }); });
   say_ready();

@@ -58,7 +58,9 @@ class Loader {
       return nullptr;
     };
     for (const Key& key : keys()) {
-      for (const std::string& name : {key.short_environment(), key.environment()}) {
+      for (const std::string& name :
+           {std::string(key.variable), key.short_environment(), key.environment()}) {
+        if (name.empty()) continue;
         const std::string* text = find(name);
         if (text == nullptr || is_service_link(name, *text)) continue;
         DI_TRY(set(key, from_text(key, *text), name));

@@ -352,6 +352,22 @@ std::vector<Key> server_keys() {
        .field = server<&S::event_log>(),
        .unset = "none",
        .text = "A file that gets one JSON line per event of the engine."},
+      {.section = "server",
+       .name = "enable_profiler",
+       .field = server<&S::enable_profiler>(),
+       .variable = "ENABLE_PROFILER",
+       .text = "Record a profile from the start and write it at the end; also ENABLE_PROFILER=1."},
+      {.section = "server",
+       .name = "profile_dir",
+       .field = server<&S::profile_dir>(),
+       .unset = "the current folder, and only with enable_profiler",
+       .text = "A folder for profiles; set, /start_profile and /stop_profile are there."},
+      {.section = "server",
+       .name = "profile_events",
+       .field = server<&S::profile_events>(),
+       .min = 1000,
+       .max = 100000000,
+       .text = "Spans that a profile holds at most, 32 bytes each; later ones are counted."},
   };
 }
 

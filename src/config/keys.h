@@ -32,6 +32,7 @@ struct Key {
   std::vector<std::pair<std::string_view, std::string_view>> alias;  // another spelling, the value it means
   bool (*accepts)(std::string_view) = nullptr;  // texts that `allowed` does not list but are right
   std::string_view also;                        // how those are described
+  std::string_view variable;                    // a variable of the environment besides; the weakest one
   std::string_view unset;                       // what holds when it is empty or null
   bool secret = false;                          // never printed
   std::string_view text;                        // one line

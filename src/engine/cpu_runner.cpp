@@ -38,7 +38,7 @@ Result<std::unique_ptr<CpuRunner>> CpuRunner::create(std::unique_ptr<ThreadPool>
                              r->model_->config().hidden * static_cast<int64_t>(sizeof(float))));
   r->last_token_.assign(o.max_num_seqs, 0);
   r->slots_.last_token = make_tensor(r->last_token_.data(), DType::kI32, {o.max_num_seqs});
-  r->context_ = {.pool = r->pool_.get()};
+  r->context_ = {.pool = r->pool_.get(), .profiler = o.profiler};
   DI_ASSIGN(Buffer scratch, Buffer::allocate(r->model_->scratch_bytes(r->context_, o.max_num_batched_tokens,
                                                                       r->logit_rows_)));
   r->scratch_ = Arena(std::move(scratch));

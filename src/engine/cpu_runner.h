@@ -14,6 +14,7 @@ struct CpuRunnerOptions {
   int max_model_len = 0;
   int64_t num_blocks = 0;
   DType kv_dtype = DType::kF16;
+  Profiler* profiler = nullptr;  // of the operations; outlives the runner
 };
 
 class CpuRunner final : public ModelRunner {

@@ -35,7 +35,8 @@ struct CudaRunnerOptions {
   int pdl_rows = 32;  // graphs of at most so many rows let kernels overlap, where the card can
   int max_in_flight = 2;
   size_t logits_bytes = 0;  // where a step's logits are more, they are computed in pieces of it; 0: in one
-  PlanCache plan_cache;     // how much of what is left becomes KV cache
+  Profiler* profiler = nullptr;  // of the operations; outlives the runner
+  PlanCache plan_cache;          // how much of what is left becomes KV cache
 };
 
 // The rows that graphs are captured for.

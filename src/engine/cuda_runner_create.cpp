@@ -183,6 +183,7 @@ Result<void> CudaRunner::allocate() {
   context_.device = {Device::Kind::kCuda, gpu_->facts().index};
   context_.gpu = gpu_.get();
   context_.activation = o.activation;
+  context_.profiler = o.profiler;
   DI_TRY(allocate_state());
   const size_t row = static_cast<size_t>(info_.vocab_size) * sizeof(float);
   const auto most = static_cast<size_t>(std::max(o.max_num_seqs, std::min(kLeastPiece, largest_.scored)));

@@ -4,6 +4,7 @@
 #include "backend/cuda_error.h"
 #include "base/check.h"
 #include "engine/cuda_runner.h"
+#include "profile/profiler.h"
 
 namespace deepinfer {
 
@@ -145,6 +146,7 @@ void CudaRunner::score_rows(int32_t first, const Tensor& logits) {
 }
 
 void CudaRunner::sample_rows(int32_t first, const Tensor& logits, bool shaped) {
+  const Span span(context_.profiler, Phase::kSample, static_cast<int32_t>(logits.size(0)));
   std::byte* out = output_memory_.data();
   const cuda::SampleOutputs outputs{.token = reinterpret_cast<int32_t*>(out),
                                     .logprob = reinterpret_cast<float*>(out + output_layout_.logprob),

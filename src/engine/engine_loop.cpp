@@ -48,6 +48,7 @@ EngineLoop::EngineLoop(ModelRunner& runner, const EngineOptions& options, Schedu
       clock_(clock),
       mailbox_(mailbox),
       metrics_(metrics),
+      profiler_(options.profiler),
       event_log_(options.event_log, clock),
       scheduler_(std::make_unique<Scheduler>(scheduling_)),
       max_len_(scheduler_->max_len()) {
@@ -78,6 +79,7 @@ bool EngineLoop::wait_for_work() {
   };
   if (scheduler_->empty() && !something()) {
     mailbox_.idle = true;
+    const Span span(profiler_, Phase::kIdle);
     mailbox_.wake.wait(lock, something);
   }
   mailbox_.idle = false;
@@ -101,10 +103,11 @@ void EngineLoop::publish_stats() {
 }
 
 void EngineLoop::iterate() {
+  const Span round(profiler_, Phase::kLoop);
   take_commands();
   expire();
   bool launched = true;
-  while (StepPlan* plan = scheduler_->plan()) {
+  while (StepPlan* plan = next_plan()) {
     report_events();
     launched = launch(*plan);
     if (!launched) break;
@@ -122,7 +125,15 @@ void EngineLoop::iterate() {
   }
 }
 
+StepPlan* EngineLoop::next_plan() {
+  const Span span(profiler_, Phase::kSchedule, scheduler_->running(), scheduler_->waiting());
+  return scheduler_->plan();
+}
+
 void EngineLoop::take_commands() {
+  if (submissions_.empty() && cancellations_.empty() && resets_.empty()) return;
+  const Span span(profiler_, Phase::kRequests, static_cast<int32_t>(submissions_.size()),
+                  static_cast<int32_t>(cancellations_.size()));
   for (Submission& submission : submissions_) start(std::move(submission));
   submissions_.clear();
   for (const Cancellation& cancellation : cancellations_) cancel(cancellation);
@@ -203,9 +214,17 @@ bool EngineLoop::launch(StepPlan& plan) {
   event_log_.step(plan, scheduler_->pool().free_blocks());
   std::exception_ptr fault;
   try {
-    runner_.launch_forward(plan.step);
-    runner_.launch_sample(plan.step);
-    launched_.push_back(plan.step.id);
+    const auto step = static_cast<int32_t>(plan.step.id), rows = static_cast<int32_t>(plan.rows.size());
+    const int64_t when = profiler_ != nullptr && profiler_->recording() ? Profiler::now() : 0;
+    {
+      const Span span(profiler_, Phase::kForward, step, rows, static_cast<int32_t>(plan.tokens));
+      runner_.launch_forward(plan.step);
+    }
+    {
+      const Span span(profiler_, Phase::kSampling, step, rows);
+      runner_.launch_sample(plan.step);
+    }
+    launched_.push_back({plan.step.id, when});
     return true;
   } catch (const DeviceLost&) {
     throw;
@@ -222,8 +241,11 @@ bool EngineLoop::launch(StepPlan& plan) {
 void EngineLoop::finish_oldest() {
   StepPlan& plan = *scheduler_->oldest();
   StepOutput output;
+  const int64_t when = launched_.front().when;
   launched_.pop_front();
+  const auto step = static_cast<int32_t>(plan.step.id), rows = static_cast<int32_t>(plan.rows.size());
   try {
+    const Span span(profiler_, Phase::kWait, step);
     output = runner_.wait(plan.step.id);
   } catch (const DeviceLost&) {
     throw;
@@ -232,16 +254,32 @@ void EngineLoop::finish_oldest() {
     return;
   }
   metrics_.iteration_tokens.observe(static_cast<double>(plan.tokens));
-  scheduler_->commit(plan, output, emissions_);
+  {
+    const Span span(profiler_, Phase::kCommit, step, rows);
+    scheduler_->commit(plan, output, emissions_);
+  }
   ++stats_.steps;
+  if (when != 0) record_step(plan, when);
+  const Span span(profiler_, Phase::kDeliver, step, static_cast<int32_t>(emissions_.size()));
   report_emissions();
   report_events();
+}
+
+// The whole of a step, and how full the engine is after it.
+void EngineLoop::record_step(const StepPlan& plan, int64_t launched) {
+  const int64_t now = Profiler::now();
+  profiler_->record(Phase::kStep, launched, now,
+                    {static_cast<int32_t>(plan.step.id), static_cast<int32_t>(plan.rows.size()),
+                     static_cast<int32_t>(plan.tokens)});
+  profiler_->record(
+      Phase::kCounters, now, now,
+      {scheduler_->running(), scheduler_->waiting(), static_cast<int32_t>(scheduler_->pool().free_blocks())});
 }
 
 // Steps that stand on a failed one are of no use.
 void EngineLoop::discard_launched() {
   while (!launched_.empty()) {
-    uint64_t id = launched_.front();
+    const uint64_t id = launched_.front().step;
     launched_.pop_front();
     try {
       (void)runner_.wait(id);

@@ -17,6 +17,7 @@
 #include "engine/event_log.h"
 #include "engine/model_runner.h"
 #include "engine/scheduler.h"
+#include "profile/profiler.h"
 
 namespace deepinfer {
 
@@ -74,6 +75,10 @@ class EngineLoop {
     bool scores_told = false;
     bool broken = false;  // its callback threw
   };
+  struct Launched {
+    uint64_t step = 0;
+    int64_t when = 0;  // Profiler::now(); 0: nobody records
+  };
   struct Deadline {
     Clock::Time time;
     uint64_t request;
@@ -81,6 +86,8 @@ class EngineLoop {
 
   bool wait_for_work();
   void publish_stats();
+  StepPlan* next_plan();
+  void record_step(const StepPlan& plan, int64_t launched);
   void iterate();
   void take_commands();
   void start(Submission submission);
@@ -109,13 +116,14 @@ class EngineLoop {
   const Clock& clock_;
   Mailbox& mailbox_;
   EngineMetrics& metrics_;
+  Profiler* const profiler_;  // null: none
   EventLog event_log_;
   std::unique_ptr<Scheduler> scheduler_;
   int64_t max_len_ = 0;
 
   std::unordered_map<uint64_t, Request> requests_;
   std::deque<Deadline> queue_deadlines_, deadlines_;  // ascending
-  std::deque<uint64_t> launched_;                     // steps to wait for
+  std::deque<Launched> launched_;                     // steps to wait for
   std::vector<uint64_t> broken_;
   std::vector<Emission> emissions_;
   std::vector<Submission> submissions_;  // taken from the mailbox

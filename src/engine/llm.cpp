@@ -13,6 +13,7 @@
 #include "device/tuning.h"
 #include "engine/find_device.h"
 #include "engine/load.h"
+#include "engine/profiling.h"
 #include "model/checkpoint.h"
 #include "model/quantization.h"
 
@@ -136,11 +137,13 @@ Result<fs::path> locate_model(const Config& config) {
 namespace {
 
 Result<LoadedRunner> load_on_device(const Config& config, Checkpoint& checkpoint,
-                                    std::unique_ptr<cuda::Gpu> gpu, const DeviceChoice& choice) {
+                                    std::unique_ptr<cuda::Gpu> gpu, const DeviceChoice& choice,
+                                    Profiler* profiler) {
   DI_TRY(set_quantization(checkpoint, config.model.quantization, preferred_weights(config.gpu, choice.gpu)));
   const bool on_gpu = gpu != nullptr;
-  DI_ASSIGN(LoadedRunner loaded, on_gpu ? load_on_gpu(config, checkpoint, std::move(gpu), *choice.gpu)
-                                        : load_on_cpu(config, checkpoint));
+  DI_ASSIGN(LoadedRunner loaded, on_gpu
+                                     ? load_on_gpu(config, checkpoint, std::move(gpu), *choice.gpu, profiler)
+                                     : load_on_cpu(config, checkpoint, profiler));
   loaded.on_gpu = on_gpu;
   log_other_gpus(choice);
   return loaded;
@@ -153,13 +156,19 @@ Result<std::unique_ptr<Llm>> assemble(const Config& config, Checkpoint checkpoin
   llm->model = checkpoint.config;
   llm->generation = checkpoint.generation;
   set_template(*llm, checkpoint.chat_template, checkpoint.path);
-  DI_ASSIGN(LoadedRunner loaded, load_on_device(config, checkpoint, std::move(gpu), choice));
+  llm->profiler = make_profiler(config, gpu != nullptr);
+  DI_ASSIGN(LoadedRunner loaded,
+            load_on_device(config, checkpoint, std::move(gpu), choice, llm->profiler.get()));
   llm->on_gpu = loaded.on_gpu;
   llm->max_model_len = loaded.runner->info().max_model_len;
   llm->fingerprint = fingerprint_of(checkpoint, loaded.kernels);
   llm->summary = std::move(loaded.summary);
   llm->summary.weights = weights_text(checkpoint);
-  llm->engine = std::make_unique<Engine>(std::move(loaded.runner), engine_options(config, checkpoint));
+  llm->profiler->set_facts(profile_facts(config, llm->summary, llm->on_gpu));
+  EngineOptions options = engine_options(config, checkpoint);
+  options.profiler = llm->profiler.get();
+  llm->engine = std::make_unique<Engine>(std::move(loaded.runner), std::move(options));
+  if (config.server.enable_profiler) DI_TRY(llm->profiler->start());
   llm->tokenizer = std::move(checkpoint.tokenizer);
   return llm;
 }
@@ -168,6 +177,7 @@ Result<std::unique_ptr<Llm>> assemble(const Config& config, Checkpoint checkpoin
 
 Result<std::unique_ptr<Llm>> Llm::load(const Config& config) {
   DI_TRY(check_settings(config));
+  DI_TRY(check_profile_folder(config));
   DeviceChoice choice;
   DI_ASSIGN(std::unique_ptr<cuda::Gpu> gpu, open_device(config, choice));
   DI_ASSIGN(const fs::path path, locate_model(config));
@@ -177,6 +187,7 @@ Result<std::unique_ptr<Llm>> Llm::load(const Config& config) {
 
 Result<std::unique_ptr<Llm>> Llm::load(const Config& config, Checkpoint checkpoint) {
   DI_TRY(check_settings(config));
+  DI_TRY(check_profile_folder(config));
   DeviceChoice choice;
   DI_ASSIGN(std::unique_ptr<cuda::Gpu> gpu, open_device(config, choice));
   return assemble(config, std::move(checkpoint), std::move(gpu), choice);
@@ -186,7 +197,7 @@ Result<LoadedRunner> load_runner(const Config& config, Checkpoint& checkpoint) {
   DI_TRY(check_settings(config));
   DeviceChoice choice;
   DI_ASSIGN(std::unique_ptr<cuda::Gpu> gpu, open_device(config, choice));
-  return load_on_device(config, checkpoint, std::move(gpu), choice);
+  return load_on_device(config, checkpoint, std::move(gpu), choice, nullptr);
 }
 
 SamplingParams default_sampling(const Config& config, const GenerationDefaults& g) {

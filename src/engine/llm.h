@@ -12,6 +12,7 @@
 #include "engine/load_summary.h"
 #include "model/checkpoint.h"
 #include "model/model_config.h"
+#include "profile/profiler.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -28,7 +29,8 @@ struct Llm {
   std::unique_ptr<ChatTemplate> chat_template;  // null: the model has none
   std::string template_error;                   // why there is none, when its source could not be parsed
   LoadSummary summary;
-  std::unique_ptr<Engine> engine;
+  std::unique_ptr<Profiler> profiler;  // of engine and text; off until it is started
+  std::unique_ptr<Engine> engine;      // last: it uses what stands above
 
   // Opens the checkpoint, packs the weights, sizes the KV cache, starts the engine.
   static Result<std::unique_ptr<Llm>> load(const Config& config);

@@ -23,9 +23,10 @@ struct LoadedRunner {
 };
 
 // Weights packed, KV cache sized.
-Result<LoadedRunner> load_on_cpu(const Config& config, const Checkpoint& checkpoint);
+// `profiler` outlives the runner.
+Result<LoadedRunner> load_on_cpu(const Config& config, const Checkpoint& checkpoint, Profiler* profiler);
 Result<LoadedRunner> load_on_gpu(const Config& config, const Checkpoint& checkpoint,
-                                 std::unique_ptr<cuda::Gpu> gpu, const GpuInfo& info);
+                                 std::unique_ptr<cuda::Gpu> gpu, const GpuInfo& info, Profiler* profiler);
 
 // On the device that gpu.device means, for those who make engines of their own (tune/): kConfig, kModel,
 // kMemory. model.quantization is noted in the checkpoint, which can be loaded again.

@@ -73,7 +73,7 @@ Result<void> check_cpu_weights(const Checkpoint& checkpoint, int64_t memory_limi
       static_cast<double>(memory_limit) / kMiB);
 }
 
-Result<LoadedRunner> load_on_cpu(const Config& config, const Checkpoint& checkpoint) {
+Result<LoadedRunner> load_on_cpu(const Config& config, const Checkpoint& checkpoint, Profiler* profiler) {
   DI_ASSIGN(const DType kv, cpu_kv_dtype(config, checkpoint.config));
   DI_TRY(check_cpu_block_size(config.gpu.block_size));
   const MachineLimits limits = machine_limits();
@@ -100,7 +100,8 @@ Result<LoadedRunner> load_on_cpu(const Config& config, const Checkpoint& checkpo
                                .max_num_batched_tokens = config.gpu.max_num_batched_tokens,
                                .max_model_len = plan.max_model_len,
                                .num_blocks = plan.num_blocks,
-                               .kv_dtype = kv}));
+                               .kv_dtype = kv,
+                               .profiler = profiler}));
   return LoadedRunner{std::move(runner), std::string(info(kv).name), std::move(summary)};
 }
 

@@ -107,6 +107,7 @@ struct Job {
   GpuTypes types;
   int max_model_len = 0;
   MemoryRequest request;
+  Profiler* profiler = nullptr;
 };
 
 // Packs the weights onto the device. Their checkpoint is not read again.
@@ -146,6 +147,7 @@ Result<std::unique_ptr<CudaRunner>> make_runner(const Job& job, std::unique_ptr<
                           .graph_sizes = job.tuning.graph_sizes,
                           .pdl_rows = job.tuning.pdl_max_batch,
                           .logits_bytes = job.tuning.logits_bytes,
+                          .profiler = job.profiler,
                           .plan_cache = [planned, request = job.request](const MeasuredMemory& measured) {
                             *planned = true;
                             return plan_cache(measured, request);
@@ -159,15 +161,16 @@ Result<std::unique_ptr<CudaRunner>> make_runner(const Job& job, std::unique_ptr<
 }  // namespace
 
 Result<LoadedRunner> load_on_gpu(const Config& config, const Checkpoint& checkpoint,
-                                 std::unique_ptr<cuda::Gpu> gpu, const GpuInfo& info) {
+                                 std::unique_ptr<cuda::Gpu> gpu, const GpuInfo& info, Profiler* profiler) {
   const GpuTuning tuning = resolve_tuning(config.gpu, info);
   if (!tuning.warning.empty()) log::warn("{}", tuning.warning);
   DI_TRY(check_gpu_model(checkpoint.config));
   DI_TRY(check_gpu_block_size(config.gpu.block_size));
   DI_ASSIGN(const GpuTypes types, gpu_types(config, checkpoint.config, tuning));
   DI_ASSIGN(const int max_model_len, wanted_model_len(config, checkpoint.config));
-  const Job job{config, checkpoint,    tuning,
-                types,  max_model_len, gpu_memory_request(config, info, tuning, checkpoint, types.kv)};
+  const Job job{config,  checkpoint,    tuning,
+                types,   max_model_len, gpu_memory_request(config, info, tuning, checkpoint, types.kv),
+                profiler};
   try {
     DI_ASSIGN(std::unique_ptr<CudaRunner> runner, make_runner(job, std::move(gpu)));
     const DType kv = runner->info().groups.front().dtype;

@@ -3,6 +3,7 @@
 #include "backend/cpu.h"
 #include "backend/cuda.h"
 #include "base/check.h"
+#include "profile/profiler.h"
 
 namespace deepinfer::ops {
 namespace {
@@ -47,6 +48,15 @@ void check_optional(const Tensor& t, const char* what, int64_t n) {
   if (t) check_tensor(t, what, DType::kF32, {n});
 }
 
+int32_t narrow(int64_t n) {
+  return static_cast<int32_t>(n);
+}
+
+// Of a product of `tokens` rows.
+Span product_span(Context& context, Phase phase, int64_t tokens, const LinearWeight* w) {
+  return Span(context.profiler, phase, narrow(tokens), narrow(w->cols), narrow(w->rows));
+}
+
 }  // namespace
 
 Result<LinearWeight> pack_linear(Context& context, const LinearSource& source) {
@@ -62,6 +72,7 @@ void embed(Context& context, const EmbedParams& p) {
   DI_CHECK(p.table != nullptr && *p.table, "embed.table: there is none");
   check_tensor(p.out, "embed.out", DType::kF32, {p.batch->num_tokens, p.table->cols});
   if (p.slots != nullptr) check_tensor(p.slots->last_token, "embed.slots", DType::kI32, {-1});
+  const Span span(context.profiler, Phase::kEmbed, p.batch->num_tokens);
   on_cpu(context) ? cpu::embed(context, p) : cuda::embed(context, p);
 }
 
@@ -69,6 +80,7 @@ void rope(Context& context, const RopeParams& p) {
   check_batch(p.batch, "rope");
   check_tensor(p.inv_freq, "rope.inv_freq", DType::kF32, {-1});
   check_tensor(p.out, "rope.out", DType::kF32, {p.batch->num_tokens, 2 * p.inv_freq.shape[0]});
+  const Span span(context.profiler, Phase::kRope, p.batch->num_tokens);
   on_cpu(context) ? cpu::rope(context, p) : cuda::rope(context, p);
 }
 
@@ -91,6 +103,7 @@ void qkv(Context& context, const QkvParams& p) {
              p.rope.shape[1], dim);
   }
   check_tensor(p.q, "qkv.q", context.activation, {tokens, p.heads * dim});
+  const Span span = product_span(context, Phase::kQkv, tokens, p.weight);
   on_cpu(context) ? cpu::qkv(context, p) : cuda::qkv(context, p);
 }
 
@@ -102,6 +115,7 @@ void attention(Context& context, const AttentionParams& p) {
                {p.batch->num_tokens, static_cast<int64_t>(p.heads) * s.head_dim_k});
   check_tensor(p.out, "attention.out", context.activation,
                {p.batch->num_tokens, static_cast<int64_t>(p.heads) * s.head_dim_v});
+  const Span span(context.profiler, Phase::kAttention, p.batch->num_tokens, p.batch->num_rows);
   on_cpu(context) ? cpu::attention(context, p) : cuda::attention(context, p);
 }
 
@@ -111,6 +125,7 @@ void project(Context& context, const ProjectParams& p) {
   check_weight(p.weight, "project.weight", p.residual.shape[1], p.x.shape[1]);
   DI_CHECK(p.weight->order == RowOrder::kConcatenated, "project.weight: its rows are paired");
   check_optional(p.bias, "project.bias", p.weight->rows);
+  const Span span = product_span(context, Phase::kProject, p.x.shape[0], p.weight);
   on_cpu(context) ? cpu::project(context, p) : cuda::project(context, p);
 }
 
@@ -121,6 +136,7 @@ void gate_up(Context& context, const GateUpParams& p) {
   DI_CHECK(p.weight->order == RowOrder::kPaired, "gate_up.weight: its rows are not paired");
   check_tensor(p.norm.weight, "gate_up.norm", DType::kF32, {p.hidden.shape[1]});
   check_optional(p.bias, "gate_up.bias", p.weight->rows);
+  const Span span = product_span(context, Phase::kGateUp, p.hidden.shape[0], p.weight);
   on_cpu(context) ? cpu::gate_up(context, p) : cuda::gate_up(context, p);
 }
 
@@ -134,10 +150,12 @@ void head(Context& context, const HeadParams& p) {
   check_tensor(p.norm.weight, "head.norm", DType::kF32, {p.hidden.shape[1]});
   for (const int32_t t : p.batch->logit_token)
     DI_CHECK(t >= 0 && t < p.batch->num_tokens, "head: logits of token {} of {}", t, p.batch->num_tokens);
+  const Span span = product_span(context, Phase::kHead, rows, p.weight);
   on_cpu(context) ? cpu::head(context, p) : cuda::head(context, p);
 }
 
 void copy_blocks(Context& context, const KvCache& cache, std::span<const BlockCopy> copies) {
+  const Span span(context.profiler, Phase::kCopyBlocks, narrow(static_cast<int64_t>(copies.size())));
   on_cpu(context) ? cpu::copy_blocks(context, cache, copies) : cuda::copy_blocks(context, cache, copies);
 }
 

@@ -2,6 +2,7 @@
 #include "backend/cuda.h"
 #include "base/check.h"
 #include "ops/ops.h"
+#include "profile/profiler.h"
 
 namespace deepinfer::ops {
 
@@ -9,6 +10,7 @@ void sample(Context& context, const SampleParams& p) {
   const int64_t rows = static_cast<int64_t>(p.rows.size());
   check_tensor(p.logits, "sample.logits", DType::kF32, {rows, -1});
   check_tensor(p.token, "sample.token", DType::kI32, {rows});
+  const Span span(context.profiler, Phase::kSample, static_cast<int32_t>(rows));
   context.device.is_cpu() ? cpu::sample(context, p) : cuda::sample(context, p);
 }
 
@@ -26,6 +28,7 @@ void score(Context& context, const ScoreParams& p) {
     DI_CHECK(p.top_token.size(1) >= p.top && p.top_logprob.size(1) == p.top_token.size(1),
              "score.top_token: got {}, expected {} columns", p.top_token.describe(), p.top);
   }
+  const Span span(context.profiler, Phase::kScore, static_cast<int32_t>(rows));
   context.device.is_cpu() ? cpu::score(context, p) : cuda::score(context, p);
 }
 

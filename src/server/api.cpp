@@ -87,6 +87,8 @@ const std::vector<Api::Route>& Api::routes() {
       {"GET", "/v1/gpu/info", &Api::gpu_info, false},
       {"GET", "/metrics", &Api::metrics, false},
       {"POST", "/reset_prefix_cache", &Api::reset_prefix_cache, true},
+      {"POST", "/start_profile", &Api::start_profile, true},
+      {"POST", "/stop_profile", &Api::stop_profile, true},
       {"GET", "/openapi.json", &Api::openapi, false},
   };
   return kRoutes;
@@ -367,6 +369,7 @@ asio::awaitable<void> Api::generate(HttpExchange& exchange, Form form) {
   const std::string salt = keys_.match(request->field("authorization")).value_or("");
   auto prepared = co_await text_pool_.run<Prepared>([this, &llm, form, request = std::move(request),
                                                      record = exchange.record]() mutable -> Result<Prepared> {
+    const Span span(llm.profiler.get(), Phase::kTokenize, static_cast<int32_t>(request->body.size()));
     auto body = parse_body(request->body);
     request.reset();
     if (!body) return std::move(body).error();

@@ -72,6 +72,8 @@ class Api {
   boost::asio::awaitable<void> metrics(HttpExchange& exchange);
   boost::asio::awaitable<void> reset_prefix_cache(HttpExchange& exchange);
   boost::asio::awaitable<void> openapi(HttpExchange& exchange);
+  boost::asio::awaitable<void> start_profile(HttpExchange& exchange);
+  boost::asio::awaitable<void> stop_profile(HttpExchange& exchange);
 
   void log_unknown(const boost::json::object& body, const RequestRecord& record);
   std::string model_json(const std::string& name) const;
@@ -87,8 +89,9 @@ class Api {
   HttpMetrics http_metrics_;
   TextPool text_pool_;
   GpuMonitor gpu_monitor_;
-  TextPool gpu_pool_;          // one thread, which may wait for the driver
-  TextPool reset_pool_{1, 4};  // one thread, which may wait for the engine
+  TextPool gpu_pool_;            // one thread, which may wait for the driver
+  TextPool reset_pool_{1, 4};    // one thread, which may wait for the engine
+  TextPool profile_pool_{1, 4};  // one thread, which may wait for the disk
 
   std::mutex mutex_;
   std::condition_variable idle_;

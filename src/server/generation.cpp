@@ -196,7 +196,9 @@ Result<void> Generation::handle(EngineNews& news, std::vector<ChoiceUpdate>& upd
 Result<std::vector<ChoiceUpdate>> Generation::take() {
   std::vector<ChoiceUpdate> updates;
   if (ids_.empty()) return updates;
-  for (EngineNews& news : mailbox_->take()) DI_TRY(handle(news, updates));
+  std::vector<EngineNews> all = mailbox_->take();
+  const Span span(llm_.profiler.get(), Phase::kDetokenize, static_cast<int32_t>(all.size()));
+  for (EngineNews& news : all) DI_TRY(handle(news, updates));
   return updates;
 }
 

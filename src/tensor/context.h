@@ -10,6 +10,7 @@
 namespace deepinfer {
 
 class Communicator;  // src/comm, when there is more than one rank
+class Profiler;      // src/profile
 namespace cuda {
 class Gpu;  // backend/cuda_gpu.h
 }
@@ -20,6 +21,7 @@ struct Context {
   cuda::Gpu* gpu = nullptr;             // CUDA: the card's memory, stream and libraries
   Arena* scratch = nullptr;             // the device's memory for one step; reset by the runner before each
   Communicator* comm = nullptr;         // null: one rank
+  Profiler* profiler = nullptr;         // gets a span of each operation; null: nobody wants them
   std::shared_ptr<BufferSlab> weights;  // CPU: where packed weights stand; made by the first of them
   // Of what passes from operation to operation inside a layer (q, attention's result, gate_up's result): F32
   // on the CPU, BF16 or F16 on CUDA. The residual stream is F32 on both.

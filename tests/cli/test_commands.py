@@ -116,6 +116,33 @@ def test_bench_prints_json(deepinfer, default_model):
     assert all(speed > 0 for speed in results.values())
 
 
+def test_bench_profiles_its_tests(deepinfer, default_model, tmp_path):
+    tests = ["--model", default_model, "--prefill", 16, "--decode", 4, "--batch", 2, "--batch-prompt", 8, "--repeat", 1]
+    file = tmp_path / "folder" / "bench.json"
+    done = call(deepinfer, "bench", *tests, "--profile", file)
+    assert done.returncode == 0, done.stderr
+    profile = json.loads(done.stdout)["profile"]
+    assert profile["file"] == str(file) and profile["dropped"] == 0
+    assert sum(share["percent"] for share in profile["shares"]) == pytest.approx(100, abs=.01)
+    assert "what to change:" in done.stderr and str(file) in done.stderr
+    spans = [e for e in json.loads(file.read_text())["traceEvents"] if e["ph"] == "X"]
+    assert {"step", "qkv", "attention", "project", "gate_up", "head", "sample", "commit"} <= {s["name"] for s in spans}
+    assert sum(s["name"] == "step" for s in spans) == profile["steps"]
+    named = call(deepinfer, "bench", *tests, "--profile", "--profile-dir", tmp_path / "others")
+    assert named.returncode == 0, named.stderr
+    assert [str(p) for p in (tmp_path / "others").iterdir()] == [json.loads(named.stdout)["profile"]["file"]]
+    plain = call(deepinfer, "bench", *tests)
+    assert "profile" not in json.loads(plain.stdout) and "what to change" not in plain.stderr
+
+
+def test_bench_says_why_there_is_no_profile(deepinfer, default_model, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = call(deepinfer, "bench", "--model", default_model, "--prefill", 16, "--decode", 0, "--batch", 0, "--repeat", 1,
+                "--profile", tmp_path / "file" / "x.json")
+    assert done.returncode == 2, done.stderr
+    assert "what to change:" in done.stderr and "x.json" in done.stderr  # the summary is there all the same
+
+
 def test_bench_of_random_weights_against_the_floor(deepinfer, tmp_path):
     tests = ["--prefill", 64, 32, "--decode", 8, "--batch", 3, "--batch-prompt", 40, "--repeat", 1]
     done = call(deepinfer, "bench", "--random-weights", "tiny", "--save", tmp_path / "tiny", "--copy-rate", 10,
