@@ -18,9 +18,9 @@ struct Rule {
 // The first that is found counts. Ours are those of backend/cuda; the others are FlashInfer's and cuBLASLt's.
 constexpr Rule kRules[] = {
     {"copy_kernel", Work::kRest},
-    {"copy", Work::kCopies},
+
     {"fill_random", Work::kRest},
-    {"fill", Work::kCopies},
+
     {"sample_rows", Work::kSampling},
     {"score_rows", Work::kSampling},
     {"decode_kernel", Work::kAttention},
@@ -47,6 +47,9 @@ constexpr Rule kRules[] = {
     {"cutlass", Work::kMatrices},
     {"cublas", Work::kMatrices},
     {"splitk", Work::kMatrices},
+    // Last: "prefill" has the word too.
+    {"copy", Work::kCopies},
+    {"fill", Work::kCopies},
 };
 
 }  // namespace

@@ -153,6 +153,7 @@ TEST(Kernels, AreKnownByTheirNames) {
   EXPECT_EQ(work("_ZN9deepinfer4cuda12_GLOBAL__N_113decode_kernelEi"), Work::kAttention);
   EXPECT_EQ(work("_ZN9deepinfer4cuda6skinny6kernelILi1EEEvNS0_7ProductE"), Work::kMatrices);
   EXPECT_EQ(work("nvjet_hsh_128x64"), Work::kMatrices);
+  EXPECT_EQ(work("deepinfer::cuda::prefill_kernel"), Work::kAttention);
   EXPECT_EQ(work("flashinfer_BatchPrefillWithPagedKVCacheKernel"), Work::kAttention);
   EXPECT_EQ(work("deepinfer::cuda::sampling::sample_rows"), Work::kSampling);
   EXPECT_EQ(work("deepinfer::cuda::copy_kernel"), Work::kRest);
