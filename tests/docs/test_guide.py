@@ -73,11 +73,18 @@ def test_what_fits_is_what_the_program_says(deepinfer, tmp_path, card, weights):
     column = [cell.strip() for cell in rows[start]].index(card)
     said = next(row[column] for row in rows[start:] if row[0].strip() == weights)
     (tmp_path / "config.json").write_text(llama_configs.config("8B"))
-    quantization = [] if weights == "bf16" else ["--quantization", weights]
-    done = subprocess.run([deepinfer, "estimate", "--model", tmp_path, "--gpu", card, "--json", *quantization], text=True,
-                          capture_output=True, timeout=30)
+    done = subprocess.run([deepinfer, "estimate", "--model", tmp_path, "--gpu", card, "--json", "--quantization",
+                           "none" if weights == "bf16" else weights], text=True, capture_output=True, timeout=30)
     assert done.returncode == 0, done
     assert json.loads(done.stdout)["sequences"][0] == {"context": 2048, "sequences": int(said)}
+
+
+def test_the_estimate_on_the_page_of_tuning_is_what_the_program_prints(deepinfer, tmp_path):
+    shown = next(s.code for s in snippets.parse("docs/TUNING.md") if s.code.startswith("device "))
+    (tmp_path / "config.json").write_text(llama_configs.config("8B"))
+    printed = subprocess.run([deepinfer, "estimate", "--model", tmp_path, "--gpu", "RTX 5090"], text=True, capture_output=True,
+                             timeout=30).stdout
+    assert shown in printed
 
 
 def test_the_page_of_all_settings_is_what_the_program_prints(deepinfer):
