@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/paths.h"
 
 namespace deepinfer {
 namespace {
@@ -98,7 +99,7 @@ Result<void*> SharedLibrary::find(const char* name) const {
   return address;
 }
 
-std::vector<LibraryFolder> library_folders(const fs::path& program, std::string_view variable) {
+std::vector<LibraryFolder> library_folders(const fs::path& prefix, std::string_view variable) {
   std::vector<LibraryFolder> folders;
   while (!variable.empty()) {
     const size_t end = std::min(variable.find(':'), variable.size());
@@ -106,8 +107,13 @@ std::vector<LibraryFolder> library_folders(const fs::path& program, std::string_
       folders.push_back({fs::path(one), "DEEPINFER_CUDA_LIB_DIR"});
     variable.remove_prefix(std::min(end + 1, variable.size()));
   }
-  const fs::path prefix = program.parent_path().parent_path();
   folders.push_back({prefix / "lib", "beside the program"});
+  // Where pip puts NVIDIA's packages: next to ours.
+  for (const char* folder : {"nvidia/cu13/lib", "nvidia/nccl/lib"}) {
+    std::error_code error;
+    if (const fs::path path = prefix.parent_path() / folder; fs::is_directory(path, error))
+      folders.push_back({path, "beside the Python package"});
+  }
   const fs::path record = prefix / "share" / "deepinfer" / "cuda_library_dirs";
   std::ifstream file(record);
   for (std::string line; std::getline(file, line);) {
@@ -119,8 +125,7 @@ std::vector<LibraryFolder> library_folders(const fs::path& program, std::string_
 
 std::vector<LibraryFolder> library_folders() {
   const char* variable = std::getenv("DEEPINFER_CUDA_LIB_DIR");
-  std::error_code error;
-  return library_folders(fs::read_symlink("/proc/self/exe", error), variable == nullptr ? "" : variable);
+  return library_folders(install_prefix(), variable == nullptr ? "" : variable);
 }
 
 Result<SharedLibrary> load_library(const LibrarySpec& spec, const std::vector<LibraryFolder>& folders) {

@@ -55,11 +55,11 @@ struct LibraryFolder {
 };
 
 // The places before the loader's own path, in order: the folders of DEEPINFER_CUDA_LIB_DIR (separated by
-// colons), the bundle (<prefix>/lib of <prefix>/bin/program), what the set-up recorded in
-// <prefix>/share/deepinfer/cuda_library_dirs (a folder a line).
+// colons), the bundle (lib in install_prefix(), see base/paths.h), NVIDIA's Python packages beside ours, what
+// the set-up recorded in <prefix>/share/deepinfer/cuda_library_dirs (a folder a line).
 std::vector<LibraryFolder> library_folders();
-// The same for another program file and value of the variable, for tests.
-std::vector<LibraryFolder> library_folders(const std::filesystem::path& program, std::string_view variable);
+// The same for another prefix and value of the variable, for tests.
+std::vector<LibraryFolder> library_folders(const std::filesystem::path& prefix, std::string_view variable);
 
 // Loads the first file that the loader takes and `check` accepts, from the folders in order, then by its bare
 // name on the loader's path. The error lists every place with what was wrong there, then the remedy.

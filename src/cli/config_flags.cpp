@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "base/check.h"
+#include "base/paths.h"
 #include "config/nearest.h"
 
 namespace deepinfer {

@@ -170,12 +170,6 @@ Result<std::filesystem::path> resolve_config(const std::filesystem::path& path,
                     shared.string());
 }
 
-std::filesystem::path install_prefix() {
-  std::error_code ec;
-  const std::filesystem::path exe = std::filesystem::read_symlink("/proc/self/exe", ec);
-  return ec ? std::filesystem::path() : exe.parent_path().parent_path();
-}
-
 Environment process_environment() {
   Environment out;
   for (char** e = environ; e != nullptr && *e != nullptr; ++e) {

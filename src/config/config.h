@@ -45,10 +45,6 @@ Result<LoadedConfig> load_config(const ConfigSources& sources);
 Result<std::filesystem::path> resolve_config(const std::filesystem::path& path,
                                              const std::filesystem::path& prefix);
 
-// The folder above the one of the running executable (/usr/local for /usr/local/bin/deepinfer); empty when
-// the system does not say.
-std::filesystem::path install_prefix();
-
 Environment process_environment();
 
 // YAML that loads again, each value with its origin as a comment; secrets are left out and counted.

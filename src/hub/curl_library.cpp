@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/paths.h"
 #include "base/shared_library.h"
 
 namespace deepinfer::hub {
@@ -34,12 +35,9 @@ Result<void> bind(const SharedLibrary& library, CurlLibrary& out) {
   return {};
 }
 
-// The bundle of the portable folder first: <prefix>/lib of <prefix>/bin/deepinfer.
+// The bundle of the portable folder, or of the Python package, first.
 std::vector<LibraryFolder> folders() {
-  std::error_code error;
-  const auto program = std::filesystem::read_symlink("/proc/self/exe", error);
-  if (error) return {};
-  return {{program.parent_path().parent_path() / "lib", "beside the program"}};
+  return {{install_prefix() / "lib", "beside the program"}};
 }
 
 }  // namespace

@@ -18,6 +18,7 @@
 #include "backend/cuda_error.h"
 #include "base/check.h"
 #include "base/log.h"
+#include "base/paths.h"
 #include "deepinfer/version.h"
 
 namespace deepinfer::cuda {
@@ -32,7 +33,7 @@ constexpr size_t kMostBytes = 64 << 10;  // of the file
 // A program that was built again has another size or time.
 std::string build_id() {
   struct stat s{};
-  if (::stat("/proc/self/exe", &s) != 0) return version();
+  if (::stat(own_file().c_str(), &s) != 0) return version();
   return fmt::format("{} {} {}.{:09}", version(), s.st_size, s.st_mtim.tv_sec, s.st_mtim.tv_nsec);
 }
 

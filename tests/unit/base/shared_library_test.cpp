@@ -119,7 +119,7 @@ TEST_F(SharedLibraryTest, SymbolsOutliveTheObject) {
 TEST_F(SharedLibraryTest, OrderOfPlaces) {
   fs::create_directories(root_ / "share/deepinfer");
   std::ofstream(root_ / "share/deepinfer/cuda_library_dirs") << "/venv/cu13/lib\n\n  /venv/nccl/lib \r\n";
-  const auto folders = library_folders(root_ / "bin/deepinfer", ":/first::/second");
+  const auto folders = library_folders(root_, ":/first::/second");
   std::vector<std::string> got;
   for (const LibraryFolder& place : folders) got.push_back(place.folder.string());
   EXPECT_EQ(got, (std::vector<std::string>{"/first", "/second", (root_ / "lib").string(), "/venv/cu13/lib",
@@ -127,7 +127,13 @@ TEST_F(SharedLibraryTest, OrderOfPlaces) {
   EXPECT_EQ(folders[0].origin, "DEEPINFER_CUDA_LIB_DIR");
   EXPECT_THAT(folders[3].origin, HasSubstr("cuda_library_dirs"));
 
-  const auto bare = library_folders("/nowhere/bin/deepinfer", "");
+  fs::create_directories(root_ / "site/deepinfer");
+  fs::create_directories(root_ / "site/nvidia/cu13/lib");
+  const auto package = library_folders(root_ / "site/deepinfer", "");
+  ASSERT_EQ(package.size(), 2u);
+  EXPECT_EQ(package[1].folder, root_ / "site/nvidia/cu13/lib");
+
+  const auto bare = library_folders("/nowhere", "");
   ASSERT_EQ(bare.size(), 1u);
   EXPECT_EQ(bare[0].folder, "/nowhere/lib");
 }

@@ -6,6 +6,7 @@
 #include <set>
 #include <sstream>
 
+#include "base/paths.h"
 #include "config/config.h"
 #include "config/value.h"
 #include "config/yaml.h"
