@@ -107,13 +107,28 @@ struct EngineStats {
   int running = 0;  // sequences
   int waiting = 0;
   int64_t total_blocks = 0;
-  int64_t free_blocks = 0;  // includes cached ones that nobody uses
+  int64_t free_blocks = 0;    // includes cached ones that nobody uses
+  int64_t cached_blocks = 0;  // those: they hold the prefixes of finished prompts
   uint64_t steps = 0;
   uint64_t preemptions = 0;
   uint64_t prompt_tokens = 0;
   uint64_t cached_tokens = 0;
   uint64_t generated_tokens = 0;
   double seconds_since_heartbeat = 0;  // 0 when idle
+};
+
+// What the memory went to that the engine holds besides the weights, in bytes, of the device it runs on.
+struct HeldMemory {
+  int64_t cache = 0;       // the KV cache as far as memory stands behind it
+  int64_t graphs = 0;      // captured ones, and what is kept free for the others
+  int64_t workspaces = 0;  // what steps compute in
+  int64_t pinned = 0;      // of the host, what copies to and from a GPU pass through
+};
+
+// What empty_cache() found that nobody used.
+struct EmptiedCache {
+  int64_t blocks = 0;  // of finished prompts: forgotten
+  int64_t bytes = 0;   // given back to the system
 };
 
 class Clock;
@@ -158,6 +173,10 @@ class Engine {
   void stop();  // end at once: what runs gets kCancelled
 
   bool reset_prefix_cache();  // false while sequences run
+  // The same, and memory that no step needs goes back to the system (on a GPU it is planned and stays).
+  // Unset while sequences run.
+  std::optional<EmptiedCache> empty_cache();
+  HeldMemory held_memory() const;
 
   // Called once, on the engine's thread, when the device is gone for this process: all requests have ended
   // with kMemory and no others are taken; only another process helps. At once if it has happened already.

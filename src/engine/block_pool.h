@@ -51,6 +51,7 @@ class BlockPool {
   int block_size() const { return block_size_; }
   int64_t total_blocks() const { return static_cast<int64_t>(blocks_.size()); }
   int64_t free_blocks() const { return total_blocks() - used_; }
+  int64_t cached_blocks() const { return cached_; }  // free ones that hold a known prefix
   // Changes whenever a block became free: what failed to fit may fit now.
   uint64_t free_epoch() const { return free_epoch_; }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/pages.h"
 
 namespace deepinfer {
 namespace {
@@ -41,6 +42,7 @@ Result<std::unique_ptr<CpuRunner>> CpuRunner::create(std::unique_ptr<ThreadPool>
   r->context_ = {.pool = r->pool_.get(), .profiler = o.profiler};
   DI_ASSIGN(Buffer scratch, Buffer::allocate(r->model_->scratch_bytes(r->context_, o.max_num_batched_tokens,
                                                                       r->logit_rows_)));
+  r->scratch_memory_ = {scratch.data(), scratch.size()};
   r->scratch_ = Arena(std::move(scratch));
   r->context_.scratch = &r->scratch_;
   return r;
@@ -181,6 +183,23 @@ void CpuRunner::launch_sample(const Step& step) {
       token.top.push_back({p.top_token.row<int32_t>(s)[k], p.top_logprob.row<float>(s)[k]});
     output_.accepted[s].push_back(std::move(token));
   }
+}
+
+HeldMemory CpuRunner::held_memory() const {
+  const auto resident = [](const auto& memory) {
+    return static_cast<int64_t>(resident_bytes(memory.data(), memory.size()));
+  };
+  return {.cache = resident(kv_memory_),
+          .workspaces = resident(scratch_memory_) + resident(logits_memory_) + resident(hidden_memory_)};
+}
+
+int64_t CpuRunner::release_unused() {
+  scratch_.reset();
+  logits_ = {};
+  const auto drop = [](const auto& memory) {
+    return static_cast<int64_t>(drop_pages(memory.data(), memory.size()));
+  };
+  return drop(kv_memory_) + drop(scratch_memory_) + drop(logits_memory_) + drop(hidden_memory_);
 }
 
 StepOutput CpuRunner::wait(uint64_t step_id) {

@@ -29,6 +29,8 @@ class CpuRunner final : public ModelRunner {
   void launch_forward(const Step& step) override;
   void launch_sample(const Step& step) override;
   StepOutput wait(uint64_t step_id) override;
+  HeldMemory held_memory() const override;
+  int64_t release_unused() override;
 
   // Logits of the last forward, [S, V]: for tests and for quality measurements.
   Tensor logits() const { return logits_; }
@@ -61,6 +63,7 @@ class CpuRunner final : public ModelRunner {
   Flat flat_;
   Tensor logits_;
   std::vector<SampleRow> sample_rows_;
+  std::span<std::byte> scratch_memory_;  // what scratch_ hands out
   StepOutput output_;
   uint64_t launched_ = 0;
 };

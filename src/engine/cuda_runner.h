@@ -57,6 +57,7 @@ class CudaRunner final : public ModelRunner {
   void launch_forward(const Step& step) override;
   void launch_sample(const Step& step) override;
   StepOutput wait(uint64_t step_id) override;
+  HeldMemory held_memory() const override;
 
   // Logits of the last forward, [S, V], after all before it: for tests and for quality measurements.
   std::vector<float> read_logits();

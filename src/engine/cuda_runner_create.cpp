@@ -178,6 +178,18 @@ Result<void> CudaRunner::map_blocks(int64_t blocks) {
   return {};
 }
 
+HeldMemory CudaRunner::held_memory() const {
+  const auto bytes = [](size_t n) { return static_cast<int64_t>(n); };
+  size_t pinned = pinned_deltas_.size();
+  for (const Flight& f : flights_)
+    for (const Buffer* b : {&f.step_block, &f.sample_block, &f.masks, &f.output, &f.scores})
+      pinned += b->size();
+  return {.cache = bytes(measured_.mapped),
+          .graphs = bytes(measured_.graphs + measured_.later_graphs),
+          .workspaces = bytes(measured_.fixed + measured_.step),
+          .pinned = bytes(pinned)};
+}
+
 Result<void> CudaRunner::allocate() {
   const CudaRunnerOptions& o = options_;
   context_.device = {Device::Kind::kCuda, gpu_->facts().index};

@@ -27,6 +27,7 @@ struct Engine::Impl {
   Result<void> check_prompt(std::span<const int32_t> prompt) const;
   Result<uint64_t> reserve(int sequences);
   void post(Submission submission);
+  std::optional<EmptiedCache> empty_cache(bool release);
 
   std::unique_ptr<ModelRunner> runner;
   EngineOptions options;
@@ -183,15 +184,29 @@ void Engine::stop() {
   if (impl_->thread.joinable()) impl_->thread.join();
 }
 
-bool Engine::reset_prefix_cache() {
-  std::future<bool> done;
+std::optional<EmptiedCache> Engine::Impl::empty_cache(bool release) {
+  std::future<std::optional<EmptiedCache>> done;
   {
-    std::lock_guard lock(impl_->mailbox.mutex);
-    if (impl_->mailbox.requests > 0 || impl_->mailbox.stopping) return false;
-    done = impl_->mailbox.resets.emplace_back().get_future();
-    impl_->mailbox.wake.notify_one();
+    std::lock_guard lock(mailbox.mutex);
+    if (mailbox.requests > 0 || mailbox.stopping) return std::nullopt;
+    CacheReset& reset = mailbox.resets.emplace_back();
+    reset.release = release;
+    done = reset.done.get_future();
+    mailbox.wake.notify_one();
   }
   return done.get();
+}
+
+bool Engine::reset_prefix_cache() {
+  return impl_->empty_cache(false).has_value();
+}
+
+std::optional<EmptiedCache> Engine::empty_cache() {
+  return impl_->empty_cache(true);
+}
+
+HeldMemory Engine::held_memory() const {
+  return impl_->runner->held_memory();
 }
 
 void Engine::on_device_lost(std::function<void(const std::string&)> callback) {

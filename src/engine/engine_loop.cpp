@@ -97,6 +97,7 @@ void EngineLoop::publish_stats() {
   stats_.waiting = scheduler_->waiting();
   stats_.total_blocks = scheduler_->pool().total_blocks();
   stats_.free_blocks = scheduler_->pool().free_blocks();
+  stats_.cached_blocks = scheduler_->pool().cached_blocks();
   mailbox_.stats = stats_;
   mailbox_.queued -= std::exchange(left_queue_, 0);
   mailbox_.requests -= std::exchange(ended_, 0);
@@ -176,9 +177,16 @@ void EngineLoop::cancel(const Cancellation& cancellation) {
 
 void EngineLoop::reset_cache() {
   while (scheduler_->oldest() != nullptr && requests_.empty()) finish_oldest();
-  const bool quiet = scheduler_->empty();
-  if (quiet) scheduler_->reset_prefix_cache();
-  for (auto& reset : resets_) reset.set_value(quiet);
+  std::optional<EmptiedCache> emptied;
+  if (scheduler_->empty()) {
+    emptied.emplace(EmptiedCache{.blocks = scheduler_->pool().cached_blocks()});
+    scheduler_->reset_prefix_cache();
+    const bool release = std::any_of(resets_.begin(), resets_.end(), [](auto& r) { return r.release; });
+    if (release) emptied->bytes = runner_.release_unused();
+    const std::lock_guard lock(mailbox_.mutex);
+    publish_stats();
+  }
+  for (CacheReset& reset : resets_) reset.done.set_value(emptied);
   resets_.clear();
 }
 
@@ -375,7 +383,7 @@ void EngineLoop::fail_all(const Error& error) {
   submissions_.clear();
   requests_.clear();
   broken_.clear();
-  for (auto& reset : resets_) reset.set_value(false);
+  for (CacheReset& reset : resets_) reset.done.set_value(std::nullopt);
   resets_.clear();
 }
 
@@ -404,7 +412,7 @@ void EngineLoop::shut_down() {
               {.request = s->request, .choice = s->choice, .finish = FinishReason::kCancelled});
     }
   }
-  for (auto& reset : resets_) reset.set_value(false);
+  for (auto& reset : resets_) reset.done.set_value(std::nullopt);
   resets_.clear();
 }
 

@@ -7,6 +7,7 @@
 #include <future>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -35,13 +36,19 @@ struct Cancellation {
   bool answered = false;
 };
 
+// A wish for an empty prefix cache, and for the memory behind what is unused then.
+struct CacheReset {
+  bool release = false;
+  std::promise<std::optional<EmptiedCache>> done;  // unset: sequences run
+};
+
 // Between the threads that submit and the engine's thread. Everything is guarded by `mutex`.
 struct Mailbox {
   std::mutex mutex;
   std::condition_variable wake;
   std::vector<Submission> submissions;
   std::vector<Cancellation> cancellations;
-  std::vector<std::promise<bool>> resets;
+  std::vector<CacheReset> resets;
   bool draining = false, stopping = false, stopped = false;
   bool idle = true;    // the engine's thread sleeps, or soon will
   int64_t queued = 0;  // sequences that were never scheduled, here or in the scheduler: max_queue bounds them
@@ -128,7 +135,7 @@ class EngineLoop {
   std::vector<Emission> emissions_;
   std::vector<Submission> submissions_;  // taken from the mailbox
   std::vector<Cancellation> cancellations_;
-  std::vector<std::promise<bool>> resets_;
+  std::vector<CacheReset> resets_;
   EngineStats stats_;
   int64_t left_queue_ = 0, ended_ = 0;  // since the mailbox was told
 };

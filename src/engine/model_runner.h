@@ -83,6 +83,11 @@ class ModelRunner {
   virtual void launch_forward(const Step& step) = 0;
   virtual void launch_sample(const Step& step) = 0;
   virtual StepOutput wait(uint64_t step_id) = 0;
+
+  // Any thread.
+  virtual HeldMemory held_memory() const { return {}; }
+  // No step is in flight and no block in use: gives back to the system what can be had again. The bytes.
+  virtual int64_t release_unused() { return 0; }
 };
 
 }  // namespace deepinfer

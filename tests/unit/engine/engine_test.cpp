@@ -328,10 +328,19 @@ TEST_F(EngineTest, ResetForgetsPrefixes) {
   EXPECT_EQ(cached(), 8);
   EXPECT_TRUE(engine_->reset_prefix_cache());
   EXPECT_EQ(cached(), 0);
+  const int64_t kept = engine_->stats().cached_blocks;
+  EXPECT_GT(kept, 0);
+  const std::optional<EmptiedCache> emptied = engine_->empty_cache();
+  ASSERT_TRUE(emptied);
+  EXPECT_EQ(emptied->blocks, kept);
+  EXPECT_EQ(emptied->bytes, 4096);
+  EXPECT_EQ(engine_->stats().cached_blocks, 0);
+  EXPECT_EQ(cached(), 0);
   gate_.set(false);
   Client client;
   submit(request(4, 2), client);
   EXPECT_FALSE(engine_->reset_prefix_cache()) << "while something runs";
+  EXPECT_FALSE(engine_->empty_cache());
   gate_.set(true);
   ASSERT_TRUE(client.wait_finished());
 }

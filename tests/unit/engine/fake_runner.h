@@ -47,6 +47,7 @@ class FakeRunner final : public ModelRunner {
   void launch_forward(const Step& step) override;
   void launch_sample(const Step& step) override;
   StepOutput wait(uint64_t step_id) override;
+  int64_t release_unused() override;
 
   const std::vector<std::string>& faults() const { return faults_; }
   int64_t computed_tokens() const { return computed_tokens_; }
