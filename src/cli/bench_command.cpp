@@ -46,6 +46,7 @@ struct Times {
   double seconds_to_first = 0;  // until every sequence had its first token
   double seconds_decoding = 0;  // from then until the first sequence had its last
   double tokens_decoding = 0;   // that came in this time
+  double seconds = 0;           // until every sequence had its last token
 };
 
 double since(Time start, Time end) {
@@ -103,6 +104,7 @@ class Bench {
     }
     if (!error.empty()) return make_error(ErrorCode::kInternal, "bench: {}", error);
     Times t{.seconds_to_first = since(start, first), .seconds_decoding = since(first, *end)};
+    t.seconds = since(start, all.back().when);
     for (const News& n : all)
       if (n.when > first && n.when <= *end) t.tokens_decoding += static_cast<double>(n.tokens);
     return t;
@@ -135,7 +137,7 @@ struct Test {
   std::string name;
   Load load;
   double tokens_per_second = 0;  // the median
-  std::vector<double> runs;
+  std::vector<double> runs, seconds;
 
   bool is_prefill() const { return load.generate == 1; }
   // Every sequence takes part in a step.
@@ -173,6 +175,7 @@ class Tests {
     for (int i = 0; i <= options_.repeat; ++i) {
       DI_ASSIGN(const Times t, bench_.run(load));
       if (i == 0) continue;  // the first run touches the memory
+      test.seconds.push_back(t.seconds);
       test.runs.push_back(test.is_prefill() ? load.prompt / t.seconds_to_first
                                             : t.tokens_decoding / t.seconds_decoding);
     }
@@ -198,7 +201,8 @@ json::array results_json(const std::vector<Test>& tests, const BenchFloor& floor
                       {"generated_tokens", t.load.generate},
                       {"tokens_per_second", t.tokens_per_second},
                       {"milliseconds", t.milliseconds()},
-                      {"runs", json::value_from(t.runs)}};
+                      {"runs", json::value_from(t.runs)},
+                      {"seconds", json::value_from(t.seconds)}};
     if (floor.known()) {
       const double least = t.floor_milliseconds(floor);
       line["floor_milliseconds"] = least;
