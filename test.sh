@@ -131,7 +131,7 @@ run_fuzz() {  # for a bounded time; what was found before is replayed by the oth
 run_python() {
   stage step 'python tools' python_tools || return 0
   stage check 'documentation site' documentation || true
-  stage step 'build python' build_preset release _core "${release_options[@]}" -DDEEPINFER_BUILD_PYTHON=ON \
+  stage step 'build python' build_preset release '_core _core_stub fake_nvml' "${release_options[@]}" -DDEEPINFER_BUILD_PYTHON=ON \
     "-DPython_EXECUTABLE=$root/.venv/bin/python" || return 0
   stage suite python python_tests || true
 }

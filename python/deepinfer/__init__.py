@@ -5,16 +5,20 @@
 ...     for output in engine.generate(["Once upon a time"], SamplingParams(max_tokens=16)):
 ...         print(output.text)
 """
-from ._core import __version__
+from . import _core
 from .config import Config
-from .engine import LLM, InferenceEngine, empty_cache, memory_summary
+from .engine import LLM, InferenceEngine
 from .errors import (CancelledError, ConfigError, DeepInferError, EngineClosedError, EngineError, ModelError,
                      OutOfMemoryError, RequestError)
+from .memory import empty_cache, memory_stats, memory_summary
 from .outputs import CompletionOutput, RequestMetrics, RequestOutput, StreamPiece, TokenLogprob
 from .sampling import SamplingParams
+
+__version__ = _core.version()
 
 __all__ = [
     "LLM", "CancelledError", "CompletionOutput", "Config", "ConfigError", "DeepInferError", "EngineClosedError",
     "EngineError", "InferenceEngine", "ModelError", "OutOfMemoryError", "RequestError", "RequestMetrics", "RequestOutput",
-    "SamplingParams", "StreamPiece", "TokenLogprob", "__version__", "empty_cache", "memory_summary",
+    "SamplingParams", "StreamPiece", "TokenLogprob", "__version__", "empty_cache", "memory_stats",
+    "memory_summary",
 ]

@@ -1,12 +1,12 @@
 """`python -m deepinfer ...` is `deepinfer ...`."""
 import sys
 
-from . import _core
+from ._program import run
 
 
 def main() -> int:
-    """The program's command line; returns its exit code."""
-    return int(_core.run(["deepinfer", *sys.argv[1:]]))
+    """The command line; returns the exit code."""
+    return run(sys.argv[1:])
 
 
 if __name__ == "__main__":

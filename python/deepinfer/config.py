@@ -94,13 +94,23 @@ class Config:
         return config
 
     @classmethod
+    def _of_gpu(cls, index: int) -> Config:
+        config = cls.__new__(cls)
+        config._settings = _core.Settings("", index)
+        return config
+
+    @classmethod
     def from_dict(cls, values: dict[str, dict[str, Any]]) -> Config:
-        """From ``{"gpu": {"max_num_seqs": 64}}``."""
+        """From ``{"gpu": {"max_num_seqs": 64}}``; what is left out is as in Config()."""
         config = cls()
         for section, keys in values.items():
             for key, value in keys.items():
-                setattr(getattr(config, section), key, value)
+                if getattr(getattr(config, section), key) != value:  # the rest keeps where it comes from
+                    setattr(getattr(config, section), key, value)
         return config
+
+    def __reduce__(self) -> Any:
+        return Config.from_dict, (self.to_dict(),)
 
     def __getattr__(self, name: str) -> Section:
         if name in _KEYS:

@@ -1,32 +1,29 @@
 """The engine in this process."""
 from __future__ import annotations
 
-import asyncio
 import atexit
-import ctypes
-import json
+import errno
+import importlib
 import sys
-import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Union
 
-from . import _core
+from . import _core, memory
+from . import _wire as wire
 from .config import Config
-from .errors import EngineClosedError, RequestError, from_core
-from .outputs import CompletionOutput, RequestMetrics, RequestOutput, StreamPiece, TokenLogprob
+from .errors import EngineClosedError, RequestError
+from .outputs import RequestOutput, StreamPiece
 from .sampling import SamplingParams
 
-Prompt = Union[str, Sequence[int]]
-Message = dict[str, Any]
+Prompt = Union[str, Sequence[int], Mapping[str, Any]]  # a text, token ids, or vLLM's {"prompt": ...}
+Message = Mapping[str, Any]
 _POLL = 0.1  # seconds after which a wait looks for signals
-
-_engines: weakref.WeakSet[InferenceEngine] = weakref.WeakSet()
 
 
 @atexit.register
 def _close_all() -> None:
     """While the interpreter is whole: threads that outlive it cannot be ended cleanly."""
-    for engine in list(_engines):
+    for engine in list(memory.engines):
         engine.close()
 
 
@@ -40,9 +37,11 @@ class InferenceEngine:
     """
 
     def __init__(self, config: Config | str | None = None, *, model: str | None = None, **settings: Any) -> None:
-        """Loads the model of `config` (or `model`, with settings by name: max_num_seqs=64).
+        """Loads the model of `config` (or `model`, with settings by name: max_num_seqs=64), fetching it from the Hugging Face
+        hub when it is one of those. Other threads of Python go on meanwhile.
 
-        Raises ConfigError, ModelError, OutOfMemoryError.
+        Raises ConfigError for a wrong setting; ModelError for a model that is missing, broken or not supported;
+        OutOfMemoryError when model and cache do not fit, or not beside this process's other engines.
         """
         if isinstance(config, str):
             config, model = None, config
@@ -54,8 +53,10 @@ class InferenceEngine:
             settings["model"] = model
         config._update(settings)
         self.config = config
-        self._core = _core.EngineCore(config._settings)
-        _engines.add(self)
+        others = [engine.memory_stats() for engine in list(memory.engines) if not engine.closed]
+        held = sum(m["weights"] + m["kv_cache"] + m["workspaces"] for m in others if not m["on_gpu"])
+        self._core = _core.EngineCore(config._settings, held)
+        memory.engines.add(self)
 
     # Answers, whole.
 
@@ -67,14 +68,21 @@ class InferenceEngine:
         *,
         priority: int = 0,
     ) -> list[RequestOutput]:
-        """Continues each prompt (a text, or token ids); the outputs are in the order of the prompts.
+        """Continues each prompt; the outputs are in the order of the prompts.
 
-        `sampling_params`: one for all, or one for each prompt. `use_tqdm`: show progress on standard error for more than one
-        prompt, when tqdm is installed. Ctrl-C cancels all of it. Raises RequestError for the first prompt or parameter
-        that is wrong; nothing else has run then.
+        Args:
+            prompts: one or any number of them; the engine batches them. A prompt is a text, or a list of 1 to
+                `max_model_len` - 1 token ids, each from 0 to `vocab_size` - 1.
+            sampling_params: one for all, one for each prompt, or None for the defaults of settings and model.
+            use_tqdm: show progress on standard error for more than one prompt, when that is a terminal and tqdm is
+                installed. Or what is called instead, as tqdm is: ``use_tqdm(total=..., desc=..., unit=...)``.
+            priority: a lower one is served first.
+
+        Ctrl-C cancels all of it, and so does an exception of `use_tqdm`. Raises RequestError for the first prompt or
+        parameter that is wrong (what was submitted before it is cancelled), EngineClosedError, EngineError.
         """
-        inputs = _prompts(prompts)
-        bodies = [{"prompt": p, **params} for p, params in zip(inputs, _params(sampling_params, len(inputs)))]
+        inputs = wire.many_prompts(prompts)
+        bodies = [{"prompt": p, **params} for p, params in zip(inputs, wire.sampling(sampling_params, len(inputs)))]
         return self._run(inputs, bodies, False, priority, use_tqdm)
 
     def chat(
@@ -88,37 +96,48 @@ class InferenceEngine:
         chat_template_kwargs: dict[str, Any] | None = None,
         priority: int = 0,
     ) -> list[RequestOutput]:
-        """Answers a conversation, or each of several, through the model's chat template."""
-        chats = _conversations(messages)
+        """Answers a conversation, or each of several, through the model's chat template.
+
+        `messages`: ``[{"role": "user", "content": "Hello"}, ...]``, or a list of such lists. `continue_final_message`: the
+        answer goes on where the last message ends. The rest, and what is raised, is as in generate().
+        """
+        chats = wire.conversations(messages)
         extra: dict[str, Any] = {"add_generation_prompt": add_generation_prompt,
                                  "continue_final_message": continue_final_message}
         if chat_template_kwargs:
             extra["chat_template_kwargs"] = chat_template_kwargs
-        bodies = [{"messages": m, **extra, **params} for m, params in zip(chats, _params(sampling_params, len(chats), True))]
+        bodies = [{"messages": m, **extra, **params} for m, params in zip(chats, wire.sampling(sampling_params, len(chats), True))]
         return self._run(chats, bodies, True, priority, use_tqdm)
 
     async def agenerate(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> RequestOutput:
-        """generate() of one prompt for asyncio; being cancelled cancels the request."""
-        return await self._arun(prompt, {"prompt": _prompt(prompt, 0), **_params(sampling_params, 1)[0]}, False)
+        """generate() of one prompt for asyncio; being cancelled cancels the request. asyncio.gather() runs many at a time."""
+        return await self._arun(prompt, {"prompt": wire.one_prompt(prompt, 0), **wire.sampling(sampling_params, 1)[0]}, False)
 
     async def achat(self, messages: Sequence[Message], sampling_params: SamplingParams | None = None) -> RequestOutput:
         """chat() of one conversation for asyncio."""
-        return await self._arun(list(messages), {"messages": list(messages), **_params(sampling_params, 1, True)[0]}, True)
+        chats = wire.conversations(messages)
+        if len(chats) != 1:
+            raise RequestError(f"messages: got {len(chats)} conversations, expected one", "invalid_argument", "messages")
+        return await self._arun(chats[0], {"messages": chats[0], **wire.sampling(sampling_params, 1, True)[0]}, True)
 
     # Answers, as they grow.
 
     def stream(self, prompt: Prompt | Sequence[Message], sampling_params: SamplingParams | None = None) -> Iterator[StreamPiece]:
-        """The answer in pieces. A list of messages is a conversation. Leaving the loop cancels the rest."""
+        """The answer in pieces, one or more tokens each, as they are generated. A list of messages is a conversation.
+
+        The request starts with the first piece that is asked for, where its errors are raised too, as in generate();
+        leaving the loop cancels what is left.
+        """
         channel = _core.Channel()
         request = self._start(channel, prompt, sampling_params)
         done = False
         try:
             while not done:
                 for _, choices, end in channel.take(_POLL):
-                    yield from map(_piece, choices)
+                    yield from map(wire.piece, choices)
                     if end is not None:
                         done = True
-                        _raise(end)
+                        wire.raise_error(end)
         finally:
             if not done:
                 self._core.cancel(request)
@@ -135,10 +154,10 @@ class InferenceEngine:
                     await readable.wait()
                     for _, choices, end in channel.take(0):
                         for choice in choices:
-                            yield _piece(choice)
+                            yield wire.piece(choice)
                         if end is not None:
                             done = True
-                            _raise(end)
+                            wire.raise_error(end)
         finally:
             if not done:
                 self._core.cancel(request)
@@ -146,13 +165,18 @@ class InferenceEngine:
     # Text and tokens.
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a text."""
+        """Token ids of a text, with the beginning of a sequence where the model wants one (`add_special_tokens`)."""
         if not isinstance(text, str):
             raise TypeError(f"encode: got {type(text).__name__}, expected a text")
-        return self._core.encode(text, add_special_tokens)
+        return self._core.encode(wire.utf8(text, "text"), add_special_tokens)
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """The text of token ids. Raises RequestError for one that is not in the vocabulary."""
+        """The text of token ids, which may be none. Raises RequestError for one that is not in the vocabulary."""
+        if not wire.is_ids(token_ids):
+            raise TypeError(f"decode: got {wire.described(token_ids)}, expected a list of token ids")
+        wrong = [t for t in token_ids if not 0 <= t < 1 << 31]
+        if wrong:
+            raise RequestError(f"token id: got {wrong[0]}, expected 0 to {self.vocab_size - 1}", "invalid_argument", "token_ids")
         return self._core.decode(list(token_ids), skip_special_tokens)
 
     # The engine itself.
@@ -160,11 +184,51 @@ class InferenceEngine:
     @property
     def max_model_len(self) -> int:
         """Tokens of the longest sequence, prompt and answer."""
-        return self._core.facts()["max_model_len"]
+        return int(self._core.facts()["max_model_len"])
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are from 0 to one less."""
+        return int(self._core.facts()["vocab_size"])
 
     def stats(self) -> dict[str, Any]:
-        """What the engine does and holds: requests, blocks of the KV cache, tokens so far, bytes of the weights."""
+        """What the engine is and does: ``names``, ``device``, ``max_model_len``; requests ``running`` and ``waiting`` (sequences);
+        blocks of the KV cache (``total_blocks``, ``free_blocks``, of which ``cached_blocks`` hold finished prompts); tokens
+        so far (``prompt_tokens``, of which ``cached_tokens`` were not computed, ``generated_tokens``), ``steps``, ``preemptions``.
+        """
         return self._core.facts()
+
+    def memory_stats(self) -> dict[str, Any]:
+        """What the engine holds, in bytes where nothing else is said:
+
+        - ``engine``, ``device``, ``on_gpu``: whose memory it is
+        - ``weights``: as they are packed
+        - ``kv_cache``: of the whole pool; ``kv_cache_resident``: what of it takes memory (on a CPU what was ever used)
+        - ``kv_blocks``, ``kv_blocks_used``, ``kv_blocks_cached`` (finished prompts, free for others), in blocks of ``block_size``
+          tokens; ``kv_dtype``
+        - ``graphs``: CUDA graphs; ``workspaces``: what steps compute in; ``pinned``: of the host, for copies to a GPU
+        """
+        f, held = self._core.facts(), self._core.memory()
+        return {"engine": f["names"][0], "device": f["device"], "on_gpu": f["on_gpu"], **held, "kv_dtype": f["kv_dtype"],
+                "block_size": f["block_size"], "kv_blocks": f["total_blocks"],
+                "kv_blocks_used": f["total_blocks"] - f["free_blocks"], "kv_blocks_cached": f["cached_blocks"]}
+
+    def memory_summary(self) -> str:
+        """memory_stats() for people."""
+        return memory.engine_text(self.memory_stats())
+
+    def empty_cache(self) -> dict[str, int] | None:
+        """Forgets what finished prompts left in the KV cache, and gives memory that no request needs back to the system.
+
+        Returns ``prefix_blocks`` and ``prefix_bytes`` (forgotten; other prompts find that room) and ``freed_bytes`` (the
+        system's again; 0 on a GPU, where the engine keeps what it planned with). None while requests run: nothing is done.
+        """
+        m = self.memory_stats()
+        emptied = self._core.empty_cache()
+        if emptied is None:
+            return None
+        blocks, freed = emptied
+        return {"prefix_blocks": blocks, "prefix_bytes": blocks * m["kv_cache"] // max(m["kv_blocks"], 1), "freed_bytes": freed}
 
     def reset_prefix_cache(self) -> bool:
         """Forgets what finished prompts left in the KV cache; False while requests run."""
@@ -173,10 +237,11 @@ class InferenceEngine:
     def close(self) -> None:
         """Ends what runs (EngineClosedError there) and gives the memory back. May be called again."""
         self._core.close()
-        _engines.discard(self)
+        memory.engines.discard(self)
 
     @property
     def closed(self) -> bool:
+        """Whether close() was called."""
         return self._core.closed()
 
     def __enter__(self) -> InferenceEngine:
@@ -185,16 +250,23 @@ class InferenceEngine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __reduce__(self) -> Any:
+        raise TypeError("an engine cannot be pickled or copied: another process makes its own")
+
     def __repr__(self) -> str:
-        return f"<InferenceEngine {'closed' if self.closed else ', '.join(self._core.facts()['names'])}>"
+        try:
+            what = ", ".join(self._core.facts()["names"])
+        except EngineClosedError:
+            what = "closed" if self.closed else "of another process"
+        return f"<{type(self).__name__} {what}>"
 
     # How it is done.
 
     def _start(self, channel: _core.Channel, prompt: Any, params: SamplingParams | None) -> int:
-        chat = _is_conversation(prompt)
-        body = {"messages": list(prompt)} if chat else {"prompt": _prompt(prompt, 0)}
-        body |= _params(params, 1, chat)[0]
-        return self._core.submit(channel, _dumps(body), chat, True)[0]
+        chat = wire.is_conversation(prompt)
+        body: dict[str, Any] = {"messages": list(prompt)} if chat else {"prompt": wire.one_prompt(prompt, 0)}
+        body |= wire.sampling(params, 1, chat)[0]
+        return self._core.submit(channel, wire.dumps(body), chat, True)[0]
 
     def _run(self, inputs: list[Any], bodies: list[dict[str, Any]], chat: bool, priority: int, use_tqdm: Any) -> list[RequestOutput]:
         channel = _core.Channel()
@@ -204,15 +276,17 @@ class InferenceEngine:
         bar = _progress(use_tqdm, len(inputs))
         try:
             for i, body in enumerate(bodies):
-                request, ids = self._core.submit(channel, _dumps(body | {"priority": priority}), chat, False)
+                request, ids = self._core.submit(channel, wire.dumps(body | {"priority": priority}), chat, False)
                 order[request] = i
                 token_ids.append(ids)
             left = len(inputs)
             while left:
                 for request, choices, end in channel.take(_POLL):
-                    _raise(end)
+                    if end is None:
+                        continue  # only streams have news before
+                    wire.raise_error(end)
                     i = order.pop(request)
-                    outputs[i] = _output(request, inputs[i], token_ids[i], choices, end, bodies[i])
+                    outputs[i] = wire.output(request, inputs[i], token_ids[i], choices, end, bodies[i])
                     left -= 1
                     if bar is not None:
                         bar.update(1)
@@ -221,19 +295,22 @@ class InferenceEngine:
                 self._core.cancel(request)
             if bar is not None:
                 bar.close()
-        return outputs  # type: ignore[return-value]
+        return [output for output in outputs if output is not None]  # all of them
 
     async def _arun(self, prompt: Any, body: dict[str, Any], chat: bool) -> RequestOutput:
         channel = _core.Channel()
-        request, ids = self._core.submit(channel, _dumps(body), chat, False)
+        request, ids = self._core.submit(channel, wire.dumps(body), chat, False)
         done = False
         try:
             with _Readable(channel) as readable:
-                await readable.wait()
-                (_, choices, end), = channel.take(0)
-                done = True
-                _raise(end)
-                return _output(request, prompt, ids, choices, end, body)
+                while True:
+                    await readable.wait()
+                    for _, choices, end in channel.take(0):
+                        if end is None:
+                            continue
+                        done = True
+                        wire.raise_error(end)
+                        return wire.output(request, prompt, ids, choices, end, body)
         finally:
             if not done:
                 self._core.cancel(request)
@@ -246,50 +323,17 @@ class LLM(InferenceEngine):
         super().__init__(model=model, **settings)
 
 
-def memory_summary() -> str:
-    """What the engines of this process hold: weights, KV blocks, graphs and buffers, and the process as a whole.
-
-    Takes the place of torch.cuda.memory_summary().
-    """
-    lines = []
-    for engine in list(_engines):
-        f = engine.stats()
-        block = f["kv_bytes"] / max(f["total_blocks"], 1)
-        used = (f["total_blocks"] - f["free_blocks"]) * block
-        lines += [f"{f['names'][0]} on {f['device']}",
-                  f"  weights             {f['weight_bytes'] / 2**20:10.1f} MiB",
-                  f"  KV cache ({f['kv_dtype']})".ljust(22) + f"{f['kv_bytes'] / 2**20:10.1f} MiB, {used / 2**20:.1f} in use, "
-                  f"{f['total_blocks']} blocks of {f['block_size']} tokens"]
-        if f["memory"]:
-            lines.append(f"  measured            {f['memory']}")
-    if not lines:
-        lines.append("no engine is loaded")
-    with open("/proc/self/status") as status:
-        resident = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
-    lines.append(f"this process          {resident / 2**10:10.1f} MiB resident")
-    return "\n".join(lines)
-
-
-def empty_cache() -> None:
-    """Forgets the prefix caches of idle engines and gives free memory of the process back to the system.
-
-    Takes the place of torch.cuda.empty_cache(). The KV cache itself stays: its size is gpu.kv_cache_memory_bytes.
-    """
-    for engine in list(_engines):
-        engine.reset_prefix_cache()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError):
-        pass  # a C library without it keeps what it has
-
-
 class _Readable:
     """Waits for a channel's file in the running loop."""
 
     def __init__(self, channel: _core.Channel) -> None:
+        import asyncio  # takes longer to import than all the rest
+
         self._fd, self._event, self._loop = channel.fd(), asyncio.Event(), asyncio.get_running_loop()
 
     def __enter__(self) -> _Readable:
+        if self._fd < 0:
+            raise OSError(errno.EMFILE, "no file is left for a request of asyncio: raise the limit (ulimit -n), or run fewer at once")
         self._loop.add_reader(self._fd, self._event.set)
         return self
 
@@ -301,103 +345,15 @@ class _Readable:
         self._event.clear()
 
 
-def _dumps(body: dict[str, Any]) -> str:
-    try:
-        return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    except (TypeError, ValueError) as e:
-        raise RequestError(f"a prompt or parameter is no plain value: {e}", "invalid_argument") from e
-
-
-def _is_ids(prompt: Any) -> bool:
-    return isinstance(prompt, Sequence) and not isinstance(prompt, (str, bytes)) and all(
-        isinstance(t, int) and not isinstance(t, bool) for t in prompt)
-
-
-def _is_conversation(prompt: Any) -> bool:
-    return isinstance(prompt, Sequence) and not isinstance(prompt, (str, bytes)) and len(prompt) > 0 and isinstance(prompt[0], dict)
-
-
-def _prompt(prompt: Any, index: int) -> Any:
-    if isinstance(prompt, dict):  # vLLM's forms
-        prompt = prompt.get("prompt_token_ids", prompt.get("prompt"))
-    if isinstance(prompt, str):
-        return prompt
-    if _is_ids(prompt) and len(prompt) > 0:
-        return list(prompt)
-    what = "an empty list" if isinstance(prompt, Sequence) and len(prompt) == 0 else f"{type(prompt).__name__}"
-    raise RequestError(f"prompts[{index}]: got {what}, expected a text or a list of token ids", "invalid_argument", "prompts")
-
-
-def _prompts(prompts: Any) -> list[Any]:
-    if isinstance(prompts, (str, dict)) or (isinstance(prompts, Sequence) and len(prompts) > 0 and _is_ids(prompts)):
-        return [_prompt(prompts, 0)]
-    if isinstance(prompts, bytes) or not isinstance(prompts, Iterable):
-        raise RequestError(f"prompts: got {type(prompts).__name__}, expected a text or a list of them", "invalid_argument", "prompts")
-    return [_prompt(p, i) for i, p in enumerate(prompts)]
-
-
-def _conversations(messages: Any) -> list[list[Message]]:
-    if _is_conversation(messages):
-        return [list(messages)]
-    if isinstance(messages, Sequence) and not isinstance(messages, (str, bytes)) and all(_is_conversation(m) for m in messages):
-        return [list(m) for m in messages]
-    raise RequestError('messages: expected a list of {"role": ..., "content": ...}, or a list of such lists',
-                       "invalid_argument", "messages")
-
-
-def _params(params: SamplingParams | Sequence[SamplingParams] | None, number: int, chat: bool = False) -> list[dict[str, Any]]:
-    many = params if isinstance(params, Sequence) else [params] * number
-    if len(many) != number:
-        raise RequestError(f"sampling_params: got {len(many)}, expected one for each of the {number} prompts", "invalid_argument",
-                           "sampling_params")
-    out = []
-    for p in many:
-        if p is not None and not isinstance(p, SamplingParams):
-            raise TypeError(f"sampling_params: got {type(p).__name__}, expected SamplingParams")
-        body = {} if p is None else p.to_dict()
-        if chat and type(body.get("logprobs")) is int:  # two fields in the API's chat form
-            body |= {"logprobs": True, "top_logprobs": body["logprobs"]}
-        out.append(body | {"return_token_ids": True})
-    return out
-
-
-def _logprobs(entries: list[Any]) -> list[TokenLogprob]:
-    return [TokenLogprob(token, logprob, rank, top) for token, logprob, rank, top in entries]
-
-
-def _piece(choice: Any) -> StreamPiece:
-    index, text, ids, logprobs, finish, stop = choice
-    return StreamPiece(index, text, ids, finish or None, stop, _logprobs(logprobs) if logprobs else None)
-
-
-def _output(request: int, prompt: Any, ids: list[int], choices: list[Any], end: dict[str, Any], body: dict[str, Any]) -> RequestOutput:
-    asked = body.get("logprobs") is not None and body.get("logprobs") is not False
-    outputs = [CompletionOutput(index, text, tokens, finish or None, stop, _logprobs(logprobs) if asked else None)
-               for index, text, tokens, logprobs, finish, stop in choices]
-    metrics = RequestMetrics(end["queue"], end["first_token"], end["seconds"], end["prompt_tokens"], end["completion_tokens"],
-                             end["cached_tokens"])
-    scores: list[TokenLogprob | None] | None = None
-    if body.get("prompt_logprobs") is not None:
-        scores = [None, *_logprobs(end["prompt_logprobs"])]  # nothing comes before the first token
-    return RequestOutput(request, prompt, ids, outputs, metrics, scores)
-
-
-def _raise(end: dict[str, Any] | None) -> None:
-    if end is not None and end["error"] is not None:
-        code, message, param = end["error"]
-        if code == "unavailable":
-            raise EngineClosedError("the engine was closed before the answer was complete", code)
-        raise from_core(code, message, param)
-
-
-def _progress(use_tqdm: Any, total: int) -> Any:
+def _progress(use_tqdm: bool | Callable[..., Any], total: int) -> Any:
     if not use_tqdm or total < 2:
         return None
-    if not callable(use_tqdm):
+    make: Any = use_tqdm
+    if not callable(make):
         if not sys.stderr.isatty():
             return None
         try:
-            from tqdm.auto import tqdm as use_tqdm
+            make = importlib.import_module("tqdm.auto").tqdm
         except ImportError:
             return None
-    return use_tqdm(total=total, desc="prompts", unit="prompt")
+    return make(total=total, desc="prompts", unit="prompt")

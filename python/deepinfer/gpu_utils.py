@@ -64,6 +64,7 @@ class GPUDetector:
         return list(self._gpus)
 
     def gpu_count(self) -> int:
+        """How many there are."""
         return len(self.get_gpus())
 
     def has_nvidia_5090(self) -> bool:
@@ -79,7 +80,7 @@ class GPUDetector:
         return [gpu for gpu in self.get_gpus() if gpu.is_5090]
 
     def get_gpu_info(self, index: int = 0) -> GPUInfo:
-        """One GPU by its number, from 0. Raises GPUError when it is not there."""
+        """One GPU by its number, from 0, in the order of nvidia-smi. Raises GPUError when it is not there."""
         gpus = self.get_gpus()
         if isinstance(index, bool) or not isinstance(index, int):
             raise TypeError(f"get_gpu_info: got {index!r}, expected the number of a GPU")
@@ -89,8 +90,12 @@ class GPUDetector:
         return gpus[index]
 
     def get_optimal_config(self) -> Config:
-        """The settings that suit this machine: those of its first GPU, or of the CPU."""
-        return Config()
+        """The settings that suit this machine: those of its first GPU that can be used, or of the CPU.
+
+        Environment variables (DEEPINFER_MAX_NUM_SEQS) stand above them, as everywhere.
+        """
+        usable = [gpu.id for gpu in self.get_gpus() if not gpu.problem]
+        return Config._of_gpu(usable[0]) if usable else Config()
 
     def print_gpu_info(self) -> None:
         """Prints a table of the GPUs, or why there is none."""

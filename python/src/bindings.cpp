@@ -13,129 +13,20 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "cli/program.h"
-#include "config/config.h"
 #include "config/nearest.h"
-#include "config/value.h"
 #include "deepinfer/version.h"
 #include "device/gpu_detector.h"
 #include "device/gpu_text.h"
-#include "engine/find_device.h"
+#include "errors.h"
+#include "server/params.h"
 #include "server/prompts.h"
 #include "session.h"
+#include "settings.h"
 
 namespace nb = nanobind;
 
 namespace deepinfer::python {
 namespace {
-
-const char* code_name(ErrorCode code) {
-  static constexpr const char* kNames[] = {"invalid_argument", "context_length", "unsupported",   "not_found",
-                                           "queue_full",       "unavailable",    "queue_timeout", "timeout",
-                                           "cancelled",        "config",         "model",         "memory",
-                                           "address_in_use",   "internal"};
-  return kNames[static_cast<size_t>(code)];
-}
-
-// As one of the classes in errors.py.
-[[noreturn]] void raise(const Error& error) {
-  nb::object make = nb::module_::import_("deepinfer.errors").attr("from_core");
-  nb::object made = make(code_name(error.code), error.message, error.param);
-  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(made.ptr())), made.ptr());
-  throw nb::python_error();
-}
-
-template <class T>
-T unwrap(Result<T> result) {
-  if (!result) raise(result.error());
-  return std::move(*result);
-}
-void unwrap(const Result<void>& result) {
-  if (!result) raise(result.error());
-}
-
-// Settings, with where each comes from.
-class Settings {
- public:
-  // Environment and device count as in the program; `yaml` empty: no file.
-  explicit Settings(const std::string& yaml) {
-    ConfigSources sources{.environment = process_environment()};
-    if (!yaml.empty()) sources.yaml = unwrap(resolve_config(yaml, prefix()));
-    loaded_ = unwrap(load_config(sources));
-    const Result<DeviceChoice> choice = find_device(loaded_.config.gpu.device);
-    if (!choice || !choice->gpu) return;
-    sources.device = describe(*choice->gpu);
-    loaded_ = unwrap(load_config(sources));
-  }
-
-  nb::object get(const std::string& path) {
-    return std::visit([&](auto field) { return to_python(key(path), field(loaded_.config)); },
-                      key(path).field);
-  }
-
-  void set(const std::string& path, nb::handle value) {
-    const Key& k = key(path);
-    if (value.is_none()) return unset(k);
-    unwrap(set_value(k, raw(k, value), "Python", loaded_.config));
-    loaded_.origin[k.path()] = "Python";
-  }
-
-  std::string yaml() const { return print_config(loaded_); }
-  const Config& config() const { return loaded_.config; }
-
-  static std::filesystem::path prefix() {
-    return nb::cast<std::string>(nb::module_::import_("sys").attr("prefix"));
-  }
-
- private:
-  static const Key& key(const std::string& path) {
-    const Key* k = find_key(path);
-    if (k == nullptr || k->path() != path)
-      raise(make_error(ErrorCode::kConfig, "{}: there is no such setting", path));
-    return *k;
-  }
-
-  template <class T>
-  static nb::object to_python(const Key& k, const T& value) {
-    if constexpr (std::is_same_v<T, int> || std::is_same_v<T, int64_t>) {
-      if (k.allow_auto && value == 0) return nb::none();
-      return nb::cast(value);
-    } else if constexpr (std::is_same_v<T, std::string>) {
-      return value.empty() ? nb::object(nb::none()) : nb::object(nb::cast(value));
-    } else if constexpr (std::is_same_v<T, std::optional<int>> || std::is_same_v<T, std::optional<double>>) {
-      return value ? nb::object(nb::cast(*value)) : nb::object(nb::none());
-    } else {
-      return nb::cast(value);
-    }
-  }
-
-  static std::string text(nb::handle value) {
-    if (nb::isinstance<nb::bool_>(value)) return nb::cast<bool>(value) ? "true" : "false";
-    return nb::cast<std::string>(nb::str(value));
-  }
-
-  static RawValue raw(const Key& k, nb::handle value) {
-    RawValue out;
-    if (nb::isinstance<nb::list>(value) || nb::isinstance<nb::tuple>(value)) {
-      out.is_list = true;
-      for (nb::handle item : value) out.items.push_back(text(item));
-      return out;
-    }
-    out.items.push_back(text(value));
-    out.is_list = k.is_list();
-    // A number in quotes is a text, but `auto` is a word.
-    out.quoted = nb::isinstance<nb::str>(value) && !(k.allow_auto && out.items[0] == "auto");
-    return out;
-  }
-
-  // What the built-in values leave unset, or `auto`.
-  void unset(const Key& k) {
-    Config fresh;
-    std::visit([&](auto field) { field(loaded_.config) = field(fresh); }, k.field);
-    loaded_.origin[k.path()] = "Python";
-  }
-
-  LoadedConfig loaded_;
-};
 
 nb::object logprobs_of(const std::vector<OutputToken>& tokens) {
   nb::list out;
@@ -172,18 +63,30 @@ nb::object news_of(const News& n) {
   return nb::make_tuple(n.request, choices, end);
 }
 
+// What belongs to the process that made it cannot serve a forked one: its threads are not there, and locks
+// may be held for ever.
+void check_process(pid_t process) {
+  if (getpid() != process)
+    raise(make_error(ErrorCode::kUnavailable,
+                     "this engine belongs to process {}: a forked process needs an engine of its own (start "
+                     "processes with multiprocessing's 'spawn', or make the engine after the fork)",
+                     process));
+}
+
 class EngineCore {
  public:
-  explicit EngineCore(const Settings& settings) : process_(getpid()) {
+  // `others`: bytes of the host that other engines of this process hold.
+  EngineCore(const Settings& settings, int64_t others) : process_(getpid()) {
     const Config config = settings.config();
+    set_log_level(settings.origin("server.log_level") == "built-in" ? "warning" : config.server.log_level);
     auto opened = [&] {
       const nb::gil_scoped_release release;
-      return Session::open(config);
+      return Session::open(config, others);
     }();
     session_ = unwrap(std::move(opened));
   }
 
-  // In a forked child the engine's threads are not there: nothing can be joined or freed.
+  // In a forked child nothing can be joined or freed.
   ~EngineCore() {
     if (getpid() != process_)
       (void)session_.release();
@@ -193,7 +96,7 @@ class EngineCore {
 
   std::pair<uint64_t, std::vector<int32_t>> submit(const std::shared_ptr<Channel>& channel,
                                                    const std::string& body, bool chat, bool stream) {
-    check_process();
+    check_process(process_);
     auto submitted = [&]() -> Result<Submitted> {
       const nb::gil_scoped_release release;
       boost::system::error_code error;
@@ -207,8 +110,7 @@ class EngineCore {
   }
 
   void cancel(uint64_t request) {
-    check_process();
-    if (!session_->closed()) session_->cancel(request);
+    if (getpid() == process_ && !session_->closed()) session_->cancel(request);
   }
 
   void close() {
@@ -220,8 +122,8 @@ class EngineCore {
   bool closed() const { return session_->closed(); }
 
   std::vector<int32_t> encode(const std::string& text, bool add_special_tokens) const {
-    const nb::gil_scoped_release release;
     const Session::Use model = use();
+    const nb::gil_scoped_release release;
     return server::text_ids(*model.llm, text, add_special_tokens);
   }
 
@@ -244,13 +146,11 @@ class EngineCore {
     d["vocab_size"] = model->tokenizer->vocab_size();
     d["on_gpu"] = model->on_gpu;
     d["device"] = s.device;
-    d["memory"] = s.memory;
-    d["weight_bytes"] = s.weight_bytes;
-    d["kv_bytes"] = s.kv_bytes;
     d["kv_dtype"] = s.kv_dtype;
     d["block_size"] = s.block_size;
     d["total_blocks"] = stats.total_blocks;
     d["free_blocks"] = stats.free_blocks;
+    d["cached_blocks"] = stats.cached_blocks;
     d["running"] = stats.running;
     d["waiting"] = stats.waiting;
     d["steps"] = stats.steps;
@@ -261,30 +161,44 @@ class EngineCore {
     return d;
   }
 
+  // Bytes, by what they are for.
+  nb::dict memory() const {
+    const Session::Use model = use();
+    HeldMemory held;
+    {
+      const nb::gil_scoped_release release;
+      held = model->engine->held_memory();
+    }
+    nb::dict d;
+    d["weights"] = model->summary.weight_bytes;
+    d["kv_cache"] = model->summary.kv_bytes;
+    d["kv_cache_resident"] = held.cache;
+    d["graphs"] = held.graphs;
+    d["workspaces"] = held.workspaces;
+    d["pinned"] = held.pinned;
+    return d;
+  }
+
   bool reset_prefix_cache() const {
+    const Session::Use model = use();
     const nb::gil_scoped_release release;
-    return use()->engine->reset_prefix_cache();
+    return model->engine->reset_prefix_cache();
+  }
+
+  std::optional<std::pair<int64_t, int64_t>> empty_cache() const {
+    const Session::Use model = use();
+    const nb::gil_scoped_release release;
+    const std::optional<EmptiedCache> emptied = model->engine->empty_cache();
+    if (!emptied) return std::nullopt;
+    return std::pair(emptied->blocks, emptied->bytes);
   }
 
  private:
-  void check_process() const {
-    if (getpid() != process_)
-      raise(
-          make_error(ErrorCode::kUnavailable,
-                     "this engine belongs to process {}: a forked process needs an engine of its own (start "
-                     "processes with multiprocessing's 'spawn', or make the engine after the fork)",
-                     process_));
-  }
-
   Session::Use use() const {
-    if (getpid() != process_) {
-      const nb::gil_scoped_acquire acquire;
-      check_process();
-    }
+    check_process(process_);
     Session::Use model = session_->use();
-    if (model) return model;
-    const nb::gil_scoped_acquire acquire;
-    raise(make_error(ErrorCode::kUnavailable, "the engine is closed"));
+    if (!model) raise(make_error(ErrorCode::kUnavailable, "the engine is closed"));
+    return model;
   }
 
   const pid_t process_;
@@ -292,6 +206,7 @@ class EngineCore {
 };
 
 nb::list take(Channel& channel, double seconds) {
+  check_process(channel.process());
   std::vector<News> news;
   {
     const nb::gil_scoped_release release;
@@ -343,11 +258,11 @@ nb::dict detect_gpus() {
   return out;
 }
 
-nb::list setting_keys() {
-  nb::list out;
-  for (const Key& k : keys())
-    out.append(nb::make_tuple(std::string(k.section), std::string(k.name), std::string(k.text), k.expected(),
-                              k.default_text()));
+// Names that a request may have; what is known and not built is refused with what to do instead.
+std::vector<std::string> parameter_names() {
+  std::vector<std::string> out;
+  for (const server::ParamRow& row : server::param_table()) out.emplace_back(row.name);
+  for (const server::RefusedRow& row : server::refused_table()) out.emplace_back(row.name);
   return out;
 }
 
@@ -362,34 +277,44 @@ int run(std::vector<std::string> arguments) {
 }  // namespace
 
 NB_MODULE(_core, m) {
-  m.attr("__version__") = version();
+  set_log_level("warning");
   nb::class_<Settings>(m, "Settings")
-      .def(nb::init<const std::string&>(), nb::arg("yaml") = "")
-      .def("get", &Settings::get)
-      .def("set", &Settings::set, nb::arg("path"), nb::arg("value").none())
+      .def(nb::init<const std::string&, int>(), nb::arg("yaml") = "", nb::arg("gpu") = -1)
+      .def("get", &Settings::get, nb::sig("def get(self, path: str) -> typing.Any"))
+      .def("set", &Settings::set, nb::arg("path"), nb::arg("value").none(),
+           nb::sig("def set(self, path: str, value: typing.Any) -> None"))
       .def("yaml", &Settings::yaml);
   nb::class_<Channel>(m, "Channel")
       .def(nb::new_([] { return std::make_shared<Channel>(); }))
-      .def("take", &take)
+      .def("take", &take, nb::arg("seconds"),
+           nb::sig("def take(self, seconds: float) -> list[tuple[int, list[typing.Any], dict[str, "
+                   "typing.Any] | None]]"))
       .def("fd", &Channel::fd);
   nb::class_<EngineCore>(m, "EngineCore")
-      .def(nb::init<const Settings&>())
-      .def("submit", &EngineCore::submit)
-      .def("cancel", &EngineCore::cancel)
+      .def(nb::init<const Settings&, int64_t>(), nb::arg("settings"), nb::arg("others") = 0)
+      .def("submit", &EngineCore::submit, nb::arg("channel"), nb::arg("body"), nb::arg("chat"),
+           nb::arg("stream"))
+      .def("cancel", &EngineCore::cancel, nb::arg("request"))
       .def("close", &EngineCore::close)
       .def("closed", &EngineCore::closed)
-      .def("encode", &EngineCore::encode)
-      .def("decode", &EngineCore::decode)
-      .def("facts", &EngineCore::facts)
-      .def("reset_prefix_cache", &EngineCore::reset_prefix_cache);
-  m.def("detect_gpus", &detect_gpus);
-  m.def("setting_keys", &setting_keys);
-  m.def("nearest", [](const std::string& word, const std::vector<std::string>& names) {
-    const std::vector<std::string_view> views(names.begin(), names.end());
-    return std::string(nearest(word, views));
-  });
-  m.def("set_log_level", [](const std::string& level) { set_log_level(level); });
-  m.def("run", &run);
+      .def("encode", &EngineCore::encode, nb::arg("text"), nb::arg("add_special_tokens"))
+      .def("decode", &EngineCore::decode, nb::arg("ids"), nb::arg("skip_special_tokens"))
+      .def("facts", &EngineCore::facts, nb::sig("def facts(self) -> dict[str, typing.Any]"))
+      .def("memory", &EngineCore::memory, nb::sig("def memory(self) -> dict[str, int]"))
+      .def("reset_prefix_cache", &EngineCore::reset_prefix_cache)
+      .def("empty_cache", &EngineCore::empty_cache);
+  m.def("detect_gpus", &detect_gpus, nb::sig("def detect_gpus() -> dict[str, typing.Any]"));
+  m.def("setting_keys", &setting_keys, nb::sig("def setting_keys() -> list[tuple[str, str, str, str, str]]"));
+  m.def(
+      "nearest",
+      [](const std::string& word, const std::vector<std::string>& names) {
+        const std::vector<std::string_view> views(names.begin(), names.end());
+        return std::string(nearest(word, views));
+      },
+      nb::arg("word"), nb::arg("names"));
+  m.def("parameter_names", &parameter_names);
+  m.def("version", [] { return std::string(version()); });
+  m.def("run", &run, nb::arg("arguments"));
 }
 
 }  // namespace deepinfer::python

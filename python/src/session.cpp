@@ -10,6 +10,7 @@
 #include <iterator>
 
 #include "base/check.h"
+#include "base/limits.h"
 #include "cli/resolve_model.h"
 #include "server/request_record.h"
 
@@ -80,12 +81,28 @@ void append(ChoiceUpdate& whole, ChoiceUpdate update) {
   whole.stop_id = update.stop_id;
 }
 
+// The cache of the CPU costs memory as it is used: two engines that each fit alone would end the process
+// later.
+Result<void> check_host_memory(const LoadSummary& s, int64_t others, int64_t limit) {
+  if (others == 0 || others + s.weight_bytes + s.kv_bytes <= limit) return {};
+  const auto mib = [](int64_t bytes) { return bytes >> 20; };
+  const int64_t left = std::max<int64_t>(limit - others - s.weight_bytes, 0);
+  return make_error(
+      ErrorCode::kMemory,
+      "memory: the weights ({} MiB) and the KV cache ({} MiB) of this engine and what the other engines of "
+      "this process may take ({} MiB) are more than this machine's limit of {} MiB: {}",
+      mib(s.weight_bytes), mib(s.kv_bytes), mib(others), mib(limit),
+      left > 0 ? fmt::format("set gpu.kv_cache_memory_bytes to {} or less, or close another engine", left)
+               : std::string("close another engine, or give it less gpu.kv_cache_memory_bytes"));
+}
+
 }  // namespace
 
-Result<std::unique_ptr<Session>> Session::open(Config config) {
+Result<std::unique_ptr<Session>> Session::open(Config config, int64_t others) {
   config = embedded(std::move(config));
   DI_TRY(resolve_model(config));
   DI_ASSIGN(std::unique_ptr<Llm> llm, Llm::load(config));
+  if (!llm->on_gpu) DI_TRY(check_host_memory(llm->summary, others, machine_limits().memory_bytes));
   return std::unique_ptr<Session>(new Session(std::move(config), std::move(llm)));
 }
 

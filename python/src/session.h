@@ -1,6 +1,8 @@
 // The engine as the Python package uses it: requests in, their news out. No Python in here.
 #pragma once
 
+#include <unistd.h>
+
 #include <atomic>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
@@ -53,12 +55,15 @@ class Channel {
   // A file that is readable while there is news, for event loops. Made when first asked for; -1: none to be
   // had.
   int fd();
+  // That made it.
+  pid_t process() const { return process_; }
 
  private:
   std::mutex mutex_;
   std::condition_variable arrived_;
   std::vector<News> news_;
   int fd_ = -1;
+  const pid_t process_ = getpid();
 };
 
 struct SubmitOptions {
@@ -74,8 +79,10 @@ struct Submitted {
 // Any thread. The thread of its own that it has turns tokens into text.
 class Session {
  public:
-  // Finds the model (fetching it when it is one of a hub), packs the weights, starts the engine.
-  static Result<std::unique_ptr<Session>> open(Config config);
+  // Finds the model (fetching it when it is one of a hub), packs the weights, starts the engine. `others`:
+  // bytes of the host that other engines of this process hold or may come to hold. kMemory when this one is
+  // too much besides.
+  static Result<std::unique_ptr<Session>> open(Config config, int64_t others);
   ~Session();  // close()
   Session(const Session&) = delete;
 

@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import pytest
 
 from deepinfer import Config, ConfigError
@@ -82,6 +85,14 @@ def test_yaml_and_back(tmp_path):
 def test_from_dict():
     config = Config.from_dict({"gpu": {"max_num_seqs": 5}, "model": {"name": "x"}})
     assert (config.gpu.max_num_seqs, config.model.name) == (5, "x")
+
+
+def test_copies_are_equal_and_separate():
+    config = Config(max_num_seqs=5, model="x", api_key=["a", "b"])
+    for made in (copy.copy(config), copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        assert made.to_dict() == config.to_dict()
+        made.gpu.max_num_seqs = 6
+        assert config.gpu.max_num_seqs == 5
 
 
 def test_sections_cannot_be_replaced():
