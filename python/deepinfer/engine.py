@@ -221,7 +221,8 @@ class InferenceEngine:
         """Forgets what finished prompts left in the KV cache, and gives memory that no request needs back to the system.
 
         Returns ``prefix_blocks`` and ``prefix_bytes`` (forgotten; other prompts find that room) and ``freed_bytes`` (the
-        system's again; 0 on a GPU, where the engine keeps what it planned with). None while requests run: nothing is done.
+        system's again; 0 on a GPU, where the engine keeps what it planned with). None while requests run (after 0.1 s in
+        which they may end): nothing is done.
         """
         m = self.memory_stats()
         emptied = self._core.empty_cache()

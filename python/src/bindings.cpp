@@ -2,13 +2,14 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
-#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 #include <unistd.h>
 
 #include <boost/json/parse.hpp>
+#include <chrono>
+#include <thread>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -73,6 +74,12 @@ void check_process(pid_t process) {
                      process));
 }
 
+// The channel as Python holds it. Its requests hold the channel alone: a pointer that nanobind makes would
+// take the GIL where the last of them ends, on the engine's own threads.
+struct ChannelHandle {
+  std::shared_ptr<Channel> channel = std::make_shared<Channel>();
+};
+
 class EngineCore {
  public:
   // `others`: bytes of the host that other engines of this process hold.
@@ -94,8 +101,8 @@ class EngineCore {
       close();
   }
 
-  std::pair<uint64_t, std::vector<int32_t>> submit(const std::shared_ptr<Channel>& channel,
-                                                   const std::string& body, bool chat, bool stream) {
+  std::pair<uint64_t, std::vector<int32_t>> submit(const ChannelHandle& channel, const std::string& body,
+                                                   bool chat, bool stream) {
     check_process(process_);
     auto submitted = [&]() -> Result<Submitted> {
       const nb::gil_scoped_release release;
@@ -103,7 +110,7 @@ class EngineCore {
       const boost::json::value value = boost::json::parse(body, error);
       if (error || !value.is_object())
         return make_error(ErrorCode::kInvalidArgument, "the request is no JSON object: {}", error.message());
-      return session_->submit(value.get_object(), {.chat = chat, .stream = stream}, channel);
+      return session_->submit(value.get_object(), {.chat = chat, .stream = stream}, channel.channel);
     }();
     Submitted s = unwrap(std::move(submitted));
     return {s.request, std::move(s.prompt)};
@@ -182,21 +189,37 @@ class EngineCore {
   bool reset_prefix_cache() const {
     const Session::Use model = use();
     const nb::gil_scoped_release release;
-    return model->engine->reset_prefix_cache();
+    return at_rest([&] { return model->engine->reset_prefix_cache(); });
   }
 
   std::optional<std::pair<int64_t, int64_t>> empty_cache() const {
     const Session::Use model = use();
     const nb::gil_scoped_release release;
-    const std::optional<EmptiedCache> emptied = model->engine->empty_cache();
+    const std::optional<EmptiedCache> emptied = at_rest([&] { return model->engine->empty_cache(); });
     if (!emptied) return std::nullopt;
     return std::pair(emptied->blocks, emptied->bytes);
   }
 
  private:
+  // An answer is complete a moment before its engine is at rest.
+  template <class Function>
+  static auto at_rest(const Function& function) {
+    constexpr int kTries = 50;
+    auto done = function();
+    for (int i = 0; i < kTries && !done; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      done = function();
+    }
+    return done;
+  }
+
   Session::Use use() const {
     check_process(process_);
-    Session::Use model = session_->use();
+    // close() may hold the lock for as long as a step takes.
+    Session::Use model = [&] {
+      const nb::gil_scoped_release release;
+      return session_->use();
+    }();
     if (!model) raise(make_error(ErrorCode::kUnavailable, "the engine is closed"));
     return model;
   }
@@ -205,7 +228,8 @@ class EngineCore {
   std::unique_ptr<Session> session_;
 };
 
-nb::list take(Channel& channel, double seconds) {
+nb::list take(const ChannelHandle& handle, double seconds) {
+  Channel& channel = *handle.channel;
   check_process(channel.process());
   std::vector<News> news;
   {
@@ -284,12 +308,12 @@ NB_MODULE(_core, m) {
       .def("set", &Settings::set, nb::arg("path"), nb::arg("value").none(),
            nb::sig("def set(self, path: str, value: typing.Any) -> None"))
       .def("yaml", &Settings::yaml);
-  nb::class_<Channel>(m, "Channel")
-      .def(nb::new_([] { return std::make_shared<Channel>(); }))
+  nb::class_<ChannelHandle>(m, "Channel")
+      .def(nb::init<>())
       .def("take", &take, nb::arg("seconds"),
            nb::sig("def take(self, seconds: float) -> list[tuple[int, list[typing.Any], dict[str, "
                    "typing.Any] | None]]"))
-      .def("fd", &Channel::fd);
+      .def("fd", [](const ChannelHandle& handle) { return handle.channel->fd(); });
   nb::class_<EngineCore>(m, "EngineCore")
       .def(nb::init<const Settings&, int64_t>(), nb::arg("settings"), nb::arg("others") = 0)
       .def("submit", &EngineCore::submit, nb::arg("channel"), nb::arg("body"), nb::arg("chat"),
