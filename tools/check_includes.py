@@ -35,14 +35,15 @@ ALLOWED = {
                "backend/cpu_kernels.h", "backend/cuda_gpu.h", "backend/cuda_error.h", "backend/cuda_step.h",
                "backend/cuda_rates.h", "backend/cuda/device_batch.h", "backend/cuda/sample.h",
                "backend/cuda/staging.h"],
+    "doctor": ["engine", "model", "quant", "ops", "tensor", "text", "device", "hub", "config", "base"],
     "server": ["engine", "model", "text", "config", "base", "device", "profile"],
     "tune": ["engine", "model", "text", "config", "base"],
-    "cli": ["server", "tune", "engine", "quantize", "model", "quant", "ops", "tensor", "text", "config", "base", "device", "hub",
-            "profile"],
+    "cli": ["server", "tune", "doctor", "engine", "quantize", "model", "quant", "ops", "tensor", "text", "config", "base", "device", "hub",
+            "profile", "backend/cpu_kernels.h", "backend/cuda_gpu.h"],
 }
 # Public headers that describe a layer belong to those who may see it; result.h and version.h to everybody.
 PUBLIC = {
-    "deepinfer/config.h": ["config", "device", "engine", "tune", "server", "cli"],
+    "deepinfer/config.h": ["config", "device", "engine", "doctor", "tune", "server", "cli"],
     "deepinfer/engine.h": ["engine", "tune", "server", "cli"],
 }
 # System headers that only some folders may know.

@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/arena.h"
@@ -145,6 +146,9 @@ class Gpu {
 
 // False in a build without CUDA.
 bool built();
+// The cards that this build has code for ("80 89 90a 120f"; others from 8.0 on take what the driver compiles
+// from the oldest one's); empty without CUDA.
+std::string_view built_for();
 
 // Devices that the driver shows to this process; 0 with the reason when there is none.
 int device_count(std::string* reason = nullptr);

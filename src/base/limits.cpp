@@ -100,7 +100,8 @@ std::optional<std::string> own_cgroup(const std::string& cgroups, bool v2, std::
   return std::nullopt;
 }
 
-// The folders of this process's cgroup and of all above it that can be seen here.
+}  // namespace
+
 std::vector<fs::path> cgroup_folders(const fs::path& root, bool v2, std::string_view controller) {
   const auto mount = find_mount(read_file(root / "proc/self/mountinfo"), v2, controller);
   const auto own = own_cgroup(read_file(root / "proc/self/cgroup"), v2, controller);
@@ -120,6 +121,8 @@ std::vector<fs::path> cgroup_folders(const fs::path& root, bool v2, std::string_
   out.push_back(top);
   return out;
 }
+
+namespace {
 
 std::optional<double> quota_of(const fs::path& folder, bool v2) {
   std::optional<int64_t> quota, period;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <string_view>
 #include <vector>
 
 namespace deepinfer {
@@ -31,5 +32,10 @@ std::vector<int> allowed_cpus();
 // The calling thread's share of a busy CPU becomes about a tenth of another's (nice 10): for work that must
 // not delay who waits for the next token.
 void let_others_first();
+
+// The folders of this process's cgroup and of all above it that can be seen, of version 2 or of a controller
+// ("cpu", "memory") of version 1.
+std::vector<std::filesystem::path> cgroup_folders(const std::filesystem::path& root, bool v2,
+                                                  std::string_view controller);
 
 }  // namespace deepinfer

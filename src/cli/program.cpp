@@ -15,6 +15,7 @@
 #include "cli/bench_command.h"
 #include "cli/config_command.h"
 #include "cli/config_flags.h"
+#include "cli/doctor_command.h"
 #include "cli/estimate_command.h"
 #include "cli/exit_code.h"
 #include "cli/gpu_info_command.h"
@@ -66,7 +67,7 @@ int parse_error(const CLI::App& app, const CLI::ParseError& error) {
     std::fprintf(
         stderr,
         "deepinfer: unknown command '%s', expected serve, run, batch, bench, tune, estimate, quantize, pull, "
-        "list, rm, config or gpu-info\n",
+        "list, rm, config, doctor or gpu-info\n",
         app.remaining().front().c_str());
     return 2;
   }
@@ -236,6 +237,13 @@ int run(int argc, char** argv) {
   config->add_flag("--markdown", markdown, "Print the page of all settings instead");
   const ConfigFlags config_flags(*config);
 
+  DoctorOptions doctor_options;
+  CLI::App* doctor =
+      app.add_subcommand("doctor", "Look for what keeps a model from running, or makes it slow");
+  doctor->add_flag("--json", doctor_options.json, "Print JSON instead of lines");
+  doctor->add_flag("--hub", doctor_options.hub, "Ask the model hub too, over the network");
+  const ConfigFlags doctor_flags(*doctor);
+
   bool json = false;
   CLI::App* gpu_info = app.add_subcommand("gpu-info", "Print the GPUs of this machine and what suits them");
   gpu_info->add_flag("--json", json, "Print JSON instead of a table");
@@ -259,6 +267,7 @@ int run(int argc, char** argv) {
   if (const std::optional<int> code = estimate.run()) return *code;
   if (const std::optional<int> code = quantize.run()) return *code;
   if (const std::optional<int> code = hub.run()) return *code;
+  if (doctor->parsed()) return doctor_command(doctor_flags, doctor_options);
   if (gpu_info->parsed()) return gpu_info_command(json);
   return config_command(config_flags, markdown);
 }

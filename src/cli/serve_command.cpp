@@ -17,6 +17,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "cli/exit_code.h"
+#include "cli/limit_hint.h"
 #include "cli/resolve_model.h"
 #include "cli/serve_banner.h"
 #include "cli/stats_line.h"
@@ -70,6 +71,7 @@ class Control {
   std::thread loader_, drainer_;
   boost::asio::steady_timer stats_timer_{io_};
   StatsSample stats_;  // when the last line was due
+  std::optional<LimitHint> hint_;
   std::unique_ptr<Llm> llm_;
   int exit_code_ = 0;
   bool ended_ = false;
@@ -127,6 +129,7 @@ void Control::loaded(Result<std::unique_ptr<Llm>> llm) {
   say_ready();
   if (config_.gpu.disable_log_stats) return;
   stats_ = sample_stats(*llm_->engine);
+  hint_.emplace(config_, llm_->on_gpu, llm_->summary);
   log_stats();
 }
 
@@ -147,6 +150,7 @@ void Control::log_stats() {
     if (error || ended_) return;
     const StatsSample now = sample_stats(*llm_->engine);
     if (const auto line = stats_line(stats_, now)) log::info("{}", *line);
+    if (const auto hint = hint_->tell(stats_, now)) log::warn("{}", *hint);
     stats_ = now;
     log_stats();
   });

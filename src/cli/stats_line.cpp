@@ -15,6 +15,7 @@ StatsSample sample_stats(const Engine& engine) {
           .generation_tokens = metrics.generation_tokens.value(),
           .prefix_queries = metrics.prefix_cache_queries.value(),
           .prefix_hits = metrics.prefix_cache_hits.value(),
+          .preemptions = metrics.preemptions.value(),
           .running = stats.running,
           .waiting = stats.waiting,
           .kv_usage = stats.total_blocks > 0 ? used / static_cast<double>(stats.total_blocks) : 0};

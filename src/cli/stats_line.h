@@ -15,6 +15,7 @@ struct StatsSample {
   std::chrono::steady_clock::time_point time;
   uint64_t prompt_tokens = 0, generation_tokens = 0;  // since the start
   uint64_t prefix_queries = 0, prefix_hits = 0;       // tokens, since the start
+  uint64_t preemptions = 0;                           // since the start
   int running = 0, waiting = 0;
   double kv_usage = 0;  // 0 to 1
 };

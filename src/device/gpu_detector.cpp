@@ -76,6 +76,7 @@ std::string GpuDetector::why_no_nvml(const Error& error) const {
 void GpuDetector::add_gpu(const Result<Nvml::Handle>& device, GpuReport& report) const {
   GpuInfo gpu;
   if (device) gpu = nvml_->info(*device);
+  if (device && options_.health) gpu.health = nvml_->health(*device);
   gpu.id = static_cast<int>(report.gpus.size());
   if (!device)
     gpu.problem = device.error().message;

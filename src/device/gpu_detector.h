@@ -22,6 +22,7 @@ struct DetectorOptions {
   std::vector<LibraryFolder> folders;    // where NVML is looked for before the loader's path
   std::optional<std::string> visible;    // CUDA_VISIBLE_DEVICES; unset: all GPUs
   std::filesystem::path proc = "/proc";  // for the names of processes and the state of the driver
+  bool health = false;                   // ask for GpuInfo::health too
 
   static DetectorOptions from_environment();
 };

@@ -21,6 +21,17 @@ struct GpuProcess {
   std::string name;               // empty: not readable (another user's, or outside this container)
 };
 
+// What makes a card slower than it was made, or untrustworthy.
+struct GpuHealth {
+  std::optional<uint64_t> throttle_reasons;       // NVML's bits of why the clock is not higher
+  std::optional<int> clock, max_clock;            // MHz of the multiprocessors
+  std::optional<double> default_power_limit;      // watts
+  std::optional<bool> ecc;                        // memory with error correction
+  std::optional<uint64_t> uncorrected_errors;     // of it, since the driver was loaded
+  std::optional<bool> persistence;                // the driver stays loaded when nobody uses the card
+  std::optional<int> link_width, max_link_width;  // lanes of PCIe
+};
+
 struct GpuInfo {
   int id = 0;              // the N of `cuda:N`: its place among the visible GPUs, counted from 0
   std::string name;        // as the driver says: "NVIDIA GeForce RTX 5090"; empty: unknown
@@ -35,6 +46,7 @@ struct GpuInfo {
   std::optional<double> power_limit;  // watts
   std::vector<GpuProcess> processes;  // those that hold memory, largest first
   std::string problem;                // why this GPU cannot be used; empty: it can
+  std::optional<GpuHealth> health;    // unset: nobody asked
   // Ids of the others whose memory it reads directly (NVLink, PCIe); unset: nobody asked.
   std::optional<std::vector<int>> peers;
 };

@@ -18,6 +18,8 @@ constexpr int kDriverNotLoaded = 9;
 constexpr int kLibraryDriverMismatch = 18;
 constexpr int kNoPermission = 4;
 constexpr unsigned kTemperatureOfGpu = 0;
+constexpr int kClockOfMultiprocessors = 1;
+constexpr int kUncorrected = 1, kSinceLoaded = 0;
 constexpr unsigned long long kUnknownBytes = ~0ULL;
 
 struct Memory {
@@ -83,6 +85,15 @@ struct Nvml::Functions {
   int (*power_limit)(Device, unsigned*) = nullptr;
   int (*compute_processes)(Device, unsigned*, Process*) = nullptr;
   int (*graphics_processes)(Device, unsigned*, Process*) = nullptr;
+  int (*throttle_reasons)(Device, unsigned long long*) = nullptr;
+  int (*clock)(Device, int, unsigned*) = nullptr;
+  int (*max_clock)(Device, int, unsigned*) = nullptr;
+  int (*default_power_limit)(Device, unsigned*) = nullptr;
+  int (*ecc_mode)(Device, int*, int*) = nullptr;
+  int (*ecc_errors)(Device, int, int, unsigned long long*) = nullptr;
+  int (*persistence)(Device, int*) = nullptr;
+  int (*link_width)(Device, unsigned*) = nullptr;
+  int (*max_link_width)(Device, unsigned*) = nullptr;
 
   Result<void> bind(const SharedLibrary& library);
 };
@@ -123,6 +134,16 @@ Result<void> Nvml::Functions::bind(const SharedLibrary& library) {
   want(library, "nvmlDeviceGetEnforcedPowerLimit", power_limit);
   want(library, "nvmlDeviceGetComputeRunningProcesses_v3", compute_processes);
   want(library, "nvmlDeviceGetGraphicsRunningProcesses_v3", graphics_processes);
+  want(library, "nvmlDeviceGetCurrentClocksThrottleReasons", throttle_reasons);
+  want(library, "nvmlDeviceGetCurrentClocksEventReasons", throttle_reasons);  // its newer name
+  want(library, "nvmlDeviceGetClockInfo", clock);
+  want(library, "nvmlDeviceGetMaxClockInfo", max_clock);
+  want(library, "nvmlDeviceGetPowerManagementDefaultLimit", default_power_limit);
+  want(library, "nvmlDeviceGetEccMode", ecc_mode);
+  want(library, "nvmlDeviceGetTotalEccErrors", ecc_errors);
+  want(library, "nvmlDeviceGetPersistenceMode", persistence);
+  want(library, "nvmlDeviceGetCurrPcieLinkWidth", link_width);
+  want(library, "nvmlDeviceGetMaxPcieLinkWidth", max_link_width);
   return {};
 }
 
@@ -249,6 +270,30 @@ GpuInfo Nvml::info(Handle device) const {
   if (f.power && f.power(device, &value) == kSuccess) out.power = value / 1000.0;
   if (f.power_limit && f.power_limit(device, &value) == kSuccess) out.power_limit = value / 1000.0;
   out.processes = processes(device);
+  return out;
+}
+
+GpuHealth Nvml::health(Handle device) const {
+  const Functions& f = *functions_;
+  GpuHealth out;
+  if (unsigned long long bits = 0; f.throttle_reasons && f.throttle_reasons(device, &bits) == kSuccess)
+    out.throttle_reasons = bits;
+  unsigned value = 0;
+  if (f.clock && f.clock(device, kClockOfMultiprocessors, &value) == kSuccess)
+    out.clock = static_cast<int>(value);
+  if (f.max_clock && f.max_clock(device, kClockOfMultiprocessors, &value) == kSuccess)
+    out.max_clock = static_cast<int>(value);
+  if (f.default_power_limit && f.default_power_limit(device, &value) == kSuccess)
+    out.default_power_limit = value / 1000.0;
+  int now = 0, pending = 0;
+  if (f.ecc_mode && f.ecc_mode(device, &now, &pending) == kSuccess) out.ecc = now != 0;
+  if (unsigned long long errors = 0;
+      f.ecc_errors && f.ecc_errors(device, kUncorrected, kSinceLoaded, &errors) == kSuccess)
+    out.uncorrected_errors = errors;
+  if (f.persistence && f.persistence(device, &now) == kSuccess) out.persistence = now != 0;
+  if (f.link_width && f.link_width(device, &value) == kSuccess) out.link_width = static_cast<int>(value);
+  if (f.max_link_width && f.max_link_width(device, &value) == kSuccess)
+    out.max_link_width = static_cast<int>(value);
   return out;
 }
 

@@ -35,8 +35,9 @@ class Nvml {
   Result<Handle> device(const std::string& uuid) const;  // MIG devices too
 
   std::string uuid(Handle device) const;  // empty: unknown
-  // Every fact but `id` and `problem`; names of processes are not filled in.
+  // Every fact but `id`, `problem` and `health`; names of processes are not filled in.
   GpuInfo info(Handle device) const;
+  GpuHealth health(Handle device) const;
 
  private:
   explicit Nvml(std::unique_ptr<Functions> functions);

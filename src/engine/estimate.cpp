@@ -98,11 +98,17 @@ Result<Estimate> on_cpu(const Config& config, const Checkpoint& checkpoint, cons
   e.weight_bytes = loaded_bytes(checkpoint.weights);
   const Cache cache = cache_of(config, checkpoint.config, kv, 1, e);
   DI_ASSIGN(const int wanted, wanted_model_len(config, checkpoint.config));
-  if (const Result<void> fit = check_cpu_weights(checkpoint, target.memory_bytes); !fit) {
+  HostMemory memory = host_memory(config, checkpoint, target.memory_bytes);
+  if (const Result<void> fit = check_host_weights(memory, checkpoint.path.string()); !fit) {
     e.problem = fit.error().message;
     return e;
   }
-  take_plan(plan_cpu_cache(config, wanted, cache.block_bytes, target.memory_bytes), cache.block_bytes, e);
+  memory.max_model_len = wanted;
+  memory.block_bytes = cache.block_bytes;
+  Estimate unused;
+  if (kv != DType::kI8 && kv != DType::kF8E4M3)
+    memory.int8_block_bytes = cache_of(config, checkpoint.config, DType::kI8, 1, unused).block_bytes;
+  take_plan(plan_host_cache(memory), cache.block_bytes, e);
   return e;
 }
 

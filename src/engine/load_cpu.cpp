@@ -4,6 +4,7 @@
 #include "base/check.h"
 #include "base/limits.h"
 #include "engine/cpu_runner.h"
+#include "engine/host_memory_plan.h"
 #include "engine/load.h"
 #include "engine/load_plan.h"
 #include "model/model.h"
@@ -12,7 +13,12 @@
 namespace deepinfer {
 namespace {
 
-constexpr double kMiB = 1024.0 * 1024.0;
+// Bits of plain weights, 0 for quantized ones.
+int plain_bits(const Checkpoint& checkpoint) {
+  const std::string& dtype = checkpoint.config.dtype;
+  if (checkpoint.weights.quant != nullptr || !checkpoint.weights.online.empty()) return 0;
+  return dtype == "float32" ? 32 : dtype == "bfloat16" || dtype == "float16" ? 16 : 0;
+}
 
 }  // namespace
 
@@ -31,53 +37,26 @@ Result<DType> cpu_kv_dtype(const Config& c, const ModelConfig& model) {
       "gpu.kv_cache_dtype: got {}, expected auto, float32, float16, bfloat16, fp8 or int8 on the CPU", name);
 }
 
-Result<CachePlan> plan_cpu_cache(const Config& c, int wanted, int64_t block_bytes, int64_t memory_limit) {
-  const int bs = c.gpu.block_size;
-  const bool auto_len = c.model.max_model_len == 0;
-  const int64_t blocks_of_one = (wanted + bs - 1) / bs;
-  const int64_t given = c.gpu.kv_cache_memory_bytes;
-  const int64_t bytes = given != 0
-                            ? given
-                            : std::min<int64_t>(memory_limit * 2 / 5,
-                                                std::max<int64_t>(512 << 20, blocks_of_one * block_bytes));
-  if (given > memory_limit)
-    return make_error(ErrorCode::kMemory,
-                      "gpu.kv_cache_memory_bytes: got {} ({:.0f} MiB), but this machine's memory limit is {} "
-                      "({:.0f} MiB): ask for less, or leave it out",
-                      given, static_cast<double>(given) / kMiB, memory_limit,
-                      static_cast<double>(memory_limit) / kMiB);
-  const int64_t blocks = bytes / block_bytes;
-  if (blocks < 1 || (!auto_len && blocks < blocks_of_one))
-    return make_error(
-        ErrorCode::kMemory,
-        "KV cache: one sequence of model.max_model_len {} needs {} bytes, but the pool has {}: set "
-        "model.max_model_len to {} or less, or gpu.kv_cache_memory_bytes to {} or more",
-        wanted, blocks_of_one * block_bytes, bytes, blocks * bs, blocks_of_one * block_bytes);
-  return CachePlan{blocks, static_cast<int>(std::min<int64_t>(wanted, blocks * bs))};
-}
-
 Result<void> check_cpu_block_size(int size) {
   if (size == 16) return {};
   return make_error(ErrorCode::kConfig, "gpu.block_size: got {}, expected 16 on the CPU", size);
 }
 
-Result<void> check_cpu_weights(const Checkpoint& checkpoint, int64_t memory_limit) {
-  const int64_t weight_bytes = loaded_bytes(checkpoint.weights);
-  if (weight_bytes <= memory_limit) return {};
-  return make_error(
-      ErrorCode::kMemory,
-      "{}: the weights are {:.0f} MiB, but this machine's memory limit is {:.0f} MiB: choose a "
-      "smaller or more strongly quantized model (model.quantization fp8 or int4 quantizes plain weights "
-      "while loading)",
-      checkpoint.path.string(), static_cast<double>(weight_bytes) / kMiB,
-      static_cast<double>(memory_limit) / kMiB);
+HostMemory host_memory(const Config& config, const Checkpoint& checkpoint, int64_t memory_limit) {
+  return {.limit = memory_limit,
+          .weights = loaded_bytes(checkpoint.weights),
+          .weight_bits = plain_bits(checkpoint),
+          .given = config.gpu.kv_cache_memory_bytes,
+          .block_size = config.gpu.block_size,
+          .auto_max_model_len = config.model.max_model_len == 0};
 }
 
 Result<LoadedRunner> load_on_cpu(const Config& config, const Checkpoint& checkpoint, Profiler* profiler) {
   DI_ASSIGN(const DType kv, cpu_kv_dtype(config, checkpoint.config));
   DI_TRY(check_cpu_block_size(config.gpu.block_size));
   const MachineLimits limits = machine_limits();
-  DI_TRY(check_cpu_weights(checkpoint, limits.memory_bytes));
+  HostMemory memory = host_memory(config, checkpoint, limits.memory_bytes);
+  DI_TRY(check_host_weights(memory, checkpoint.path.string()));
   DI_ASSIGN(const int wanted, wanted_model_len(config, checkpoint.config));
 
   auto pool = std::make_unique<ThreadPool>(config.cpu.threads != 0 ? config.cpu.threads : limits.threads);
@@ -85,12 +64,16 @@ Result<LoadedRunner> load_on_cpu(const Config& config, const Checkpoint& checkpo
   DI_ASSIGN(std::unique_ptr<Model> model, make_model(checkpoint.config, checkpoint.weights, context));
   checkpoint.weights.release_pages();  // packed copies serve from here on
 
-  const auto block_bytes =
-      static_cast<int64_t>(KvCache::block_bytes(model->kv_groups(kv), config.gpu.block_size));
-  DI_ASSIGN(const CachePlan plan, plan_cpu_cache(config, wanted, block_bytes, limits.memory_bytes));
+  const auto block_bytes = [&](DType type) {
+    return static_cast<int64_t>(KvCache::block_bytes(model->kv_groups(type), config.gpu.block_size));
+  };
+  memory.max_model_len = wanted;
+  memory.block_bytes = block_bytes(kv);
+  if (kv != DType::kI8 && kv != DType::kF8E4M3) memory.int8_block_bytes = block_bytes(DType::kI8);
+  DI_ASSIGN(const CachePlan plan, plan_host_cache(memory));
   LoadSummary summary{.device = fmt::format("CPU: {} threads, {} kernels", pool->size(), cpu::kernels_name()),
                       .weight_bytes = static_cast<int64_t>(context.weights->allocated()),
-                      .kv_bytes = plan.num_blocks * block_bytes,
+                      .kv_bytes = plan.num_blocks * memory.block_bytes,
                       .kv_blocks = plan.num_blocks,
                       .block_size = config.gpu.block_size,
                       .kv_dtype = std::string(info(kv).name)};

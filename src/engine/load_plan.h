@@ -9,6 +9,7 @@
 #include "deepinfer/result.h"
 #include "device/gpu_info.h"
 #include "device/tuning.h"
+#include "engine/host_memory_plan.h"
 #include "engine/memory_plan.h"
 #include "model/checkpoint.h"
 
@@ -17,12 +18,9 @@ namespace deepinfer {
 // On the CPU.
 Result<DType> cpu_kv_dtype(const Config& config, const ModelConfig& model);
 Result<void> check_cpu_block_size(int size);
-// kMemory: the weights alone are more than the limit.
-Result<void> check_cpu_weights(const Checkpoint& checkpoint, int64_t memory_limit);
-// The pool: min(0.4 x memory limit, max(512 MiB, one sequence of `max_model_len`)) unless
-// kv_cache_memory_bytes says otherwise. kMemory.
-Result<CachePlan> plan_cpu_cache(const Config& config, int max_model_len, int64_t block_bytes,
-                                 int64_t memory_limit);
+// What the plan of a CPU's cache starts from (engine/host_memory_plan.h); the sizes of its blocks and the
+// wanted length are the caller's to add.
+HostMemory host_memory(const Config& config, const Checkpoint& checkpoint, int64_t memory_limit);
 
 // On a GPU.
 struct GpuTypes {

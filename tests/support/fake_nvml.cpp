@@ -3,6 +3,7 @@
 //   init=9                 what nvmlInit_v2 returns
 //   driver=580.82.07       cuda=13000
 //   gpu=NAME|UUID|TOTAL_MIB|FREE_MIB|12.0|BUSY|TEMP|MILLIWATTS|LIMIT_MILLIWATTS|PID:MIB,PID:-
+//       |THROTTLE_BITS|MHZ|MAX_MHZ|DEFAULT_MILLIWATTS|ECC|ERRORS|PERSISTENCE|LANES|MAX_LANES
 // "-" in a field makes the call answer "not supported"; a gpu named "lost" cannot be opened. With
 // FAKE_NVML_LOG each count of the devices adds a line to that file.
 #include <algorithm>
@@ -185,6 +186,43 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void* device, unsigned* count, FakeP
     if (parts.size() > 1) number_out(parts[1], &out[i].bytes, 1 << 20);
   }
   return kOk;
+}
+
+int nvmlDeviceGetCurrentClocksThrottleReasons(void* device, unsigned long long* out) {
+  return number_out(gpu_of(device).at(10), out);
+}
+
+int nvmlDeviceGetClockInfo(void* device, int clock, unsigned* out) {
+  return clock == 1 ? number_out(gpu_of(device).at(11), out) : kInvalid;
+}
+
+int nvmlDeviceGetMaxClockInfo(void* device, int clock, unsigned* out) {
+  return clock == 1 ? number_out(gpu_of(device).at(12), out) : kInvalid;
+}
+
+int nvmlDeviceGetPowerManagementDefaultLimit(void* device, unsigned* out) {
+  return number_out(gpu_of(device).at(13), out);
+}
+
+int nvmlDeviceGetEccMode(void* device, int* current, int* pending) {
+  *pending = 0;
+  return number_out(gpu_of(device).at(14), current);
+}
+
+int nvmlDeviceGetTotalEccErrors(void* device, int kind, int since, unsigned long long* out) {
+  return kind == 1 && since == 0 ? number_out(gpu_of(device).at(15), out) : kInvalid;
+}
+
+int nvmlDeviceGetPersistenceMode(void* device, int* out) {
+  return number_out(gpu_of(device).at(16), out);
+}
+
+int nvmlDeviceGetCurrPcieLinkWidth(void* device, unsigned* out) {
+  return number_out(gpu_of(device).at(17), out);
+}
+
+int nvmlDeviceGetMaxPcieLinkWidth(void* device, unsigned* out) {
+  return number_out(gpu_of(device).at(18), out);
 }
 
 }  // extern "C"

@@ -77,6 +77,10 @@ bool built() {
   return true;
 }
 
+std::string_view built_for() {
+  return built_architectures();
+}
+
 int device_count(std::string* reason) {
   int count = 0;
   const cudaError_t code = cudaGetDeviceCount(&count);

@@ -21,6 +21,10 @@ bool built() {
   return false;
 }
 
+std::string_view built_for() {
+  return "";
+}
+
 int device_count(std::string* reason) {
   if (reason != nullptr) *reason = kNoCuda;
   return 0;
