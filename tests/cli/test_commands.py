@@ -22,7 +22,7 @@ def call(deepinfer, *args, env=None, stdin="", timeout=120):
 def test_version_and_help(deepinfer):
     assert re.fullmatch(r"deepinfer \d+\.\d+\.\d+\n", call(deepinfer, "--version").stdout)
     text = call(deepinfer, "--help").stdout
-    for command in ("serve", "run", "batch", "bench", "tune", "estimate", "config", "gpu-info"):
+    for command in ("serve", "run", "batch", "bench", "tune", "estimate", "config", "doctor", "gpu-info"):
         assert command in text
     assert "--max-num-seqs" in call(deepinfer, "serve", "--help").stdout
 
