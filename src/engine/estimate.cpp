@@ -12,6 +12,7 @@
 #include "engine/measured_memory.h"
 #include "model/quantization.h"
 #include "model/shape.h"
+#include "ops/params.h"
 #include "tensor/kv_cache.h"
 
 namespace deepinfer {
@@ -24,8 +25,10 @@ constexpr size_t kMiB = 1 << 20;
 constexpr size_t kDriverBytes = 450 * kMiB;
 constexpr size_t kStepBytes = 200 * kMiB;
 constexpr size_t kGraphBytes = kMiB;
-// Of the scratch that operations share: expanded weights, sums, split attention (backend/cuda/scratch.h).
-constexpr size_t kProductBytes = (64 + 96 + 64) * kMiB;
+// Of the scratch that operations share (backend/cuda/scratch.h), at most: an expanded weight, the sums of
+// gate and up, the product of q, k and v, split attention; and the sampler's.
+constexpr size_t kSliceBytes = 64 * kMiB, kSumsBytes = 96 * kMiB, kQkvBytes = 64 * kMiB,
+                 kPartBytes = 32 * kMiB;
 constexpr size_t kSamplerBytes = 64 * kMiB;
 constexpr size_t kGranularity = 2 * kMiB;  // of mapped memory
 
@@ -33,17 +36,22 @@ constexpr size_t kGranularity = 2 * kMiB;  // of mapped memory
 size_t predicted_buffers(const Config& c, const ModelConfig& m, const GpuTuning& tuning, int max_model_len) {
   const auto seqs = static_cast<size_t>(c.gpu.max_num_seqs);
   const size_t tokens = std::max(static_cast<size_t>(c.gpu.max_num_batched_tokens), seqs);
-  const size_t q = static_cast<size_t>(m.heads) * static_cast<size_t>(m.head_dim);
+  const size_t head = static_cast<size_t>(m.head_dim), q = static_cast<size_t>(m.heads) * head;
+  const size_t kv = static_cast<size_t>(m.kv_heads) * head;
   const auto hidden = static_cast<size_t>(m.hidden), ffn = static_cast<size_t>(m.ffn);
-  const size_t columns = hidden + static_cast<size_t>(m.head_dim) + 2 * q + ffn;
-  const size_t row = static_cast<size_t>(m.vocab_size) * sizeof(float);
-  const size_t logits =
-      std::min(std::max<size_t>(seqs, 128) * row, std::max<size_t>(tuning.logits_bytes / row, 1) * row);
+  const auto vocab = static_cast<size_t>(m.vocab_size);
+  const size_t columns = hidden + head + 2 * q + ffn, widest = std::max({hidden, ffn, q});
+  const size_t rows = std::max({q + 2 * kv, 2 * ffn, vocab});
+  const size_t products = tokens * widest * 2 + std::min(rows * widest * 2, kSliceBytes) +
+                          std::min(tokens * rows * 2, kSumsBytes) + std::min(tokens * rows * 4, kQkvBytes);
+  const size_t scratch = tokens * columns * sizeof(float) + std::max(products, kPartBytes);
+  const size_t logit_row = vocab * sizeof(float), piece = std::max(seqs, std::min<size_t>(128, tokens));
+  const size_t fitting = std::max<size_t>(tuning.logits_bytes / logit_row, 1);
+  const size_t logits = std::min(piece, fitting) * logit_row;
   const auto blocks = static_cast<size_t>((max_model_len + c.gpu.block_size - 1) / c.gpu.block_size);
   const size_t tables = (2 * seqs + 1) * blocks * sizeof(int32_t);
-  const size_t scores = tokens * 2 * 20 * sizeof(float);  // 20 most likely tokens: id and log probability
-  return tokens * columns * sizeof(float) + tokens * std::max({hidden, ffn, q}) * 2 + kProductBytes + logits +
-         std::min(seqs * 2 * row, kSamplerBytes) + tables + scores;
+  const size_t scores = tokens * 2 * kMaxTopLogprobs * sizeof(float);  // ids and log probabilities
+  return scratch + logits + std::min(2 * seqs * logit_row, kSamplerBytes) + tables + scores;
 }
 
 // One part of `count`, as tensor parallelism cuts it.

@@ -244,7 +244,7 @@ Result<Slo> parse_slo(const std::string& text) {
 }
 
 std::vector<Axis> axes_for(const Config& config, bool gpu, int concurrency) {
-  std::vector<Axis> axes = {ladder("gpu.max_num_seqs", {8, 16, 32, 64, 128, 256, 384, 512, 768, 1024},
+  std::vector<Axis> axes = {ladder("gpu.max_num_seqs", {2, 4, 8, 16, 32, 64, 128, 256, 384, 512, 768, 1024},
                                    config.gpu.max_num_seqs, concurrency)};
   // Without chunks a step must hold the longest prompt.
   if (config.gpu.enable_chunked_prefill)
