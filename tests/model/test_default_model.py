@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -30,6 +31,24 @@ def test_greedy_of_the_bf16_twin_is_that_of_transformers(build_dir, twin):
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     for case, answer in zip(cases, answers, strict=True):
         assert answer["tokens"] == case["output"], (case["text"], case["gap"], answer["error"])
+
+
+@pytest.mark.parametrize("method", ["fp8", "int4"])
+def test_quantizing_while_loading_takes_one_tensor_above_the_final_size(deepinfer, twin, method):
+    process = subprocess.Popen([deepinfer, "serve", "--port", "0", "--model", twin, "--quantization", method,
+                                "--max-model-len", "256", "--max-num-seqs", "2"],
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert any(line.startswith("curl ") for line in process.stdout), "it did not start"
+        status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+    finally:
+        process.terminate()
+        process.wait()
+    kib = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+) kB$", status, re.M)}
+    tensor = 49152 * 576 * 2 // 1024  # the embedding; a matrix's pages of the file are dropped when it is packed
+    program = 32 << 10  # its own pages and those of libraries
+    assert kib["VmHWM"] <= kib["RssAnon"] + tensor + program, kib
+    assert kib["RssAnon"] < 200 << 10, "the quantized model, less than the 257 MiB of the file"
 
 
 def test_quality_of_the_quantized_kernels(build_dir, default_model):
