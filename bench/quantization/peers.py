@@ -54,6 +54,8 @@ def llmcompressor_gptq(args, out):
 def llmcompressor_awq(args, out):
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from llmcompressor.modifiers.transform.awq import AWQModifier
+    if not torch.cuda.is_available():
+        torch.Tensor.pin_memory = lambda self, *_: self  # it pins what it keeps, which asks for a driver
     llmcompressor(args, [AWQModifier(duo_scaling="both"),
                          QuantizationModifier(ignore=["lm_head"], config_groups=weights(args, False))], out)
 
