@@ -203,7 +203,7 @@ class EngineCore {
  private:
   // An answer is complete a moment before its engine is at rest.
   template <class Function>
-  static auto at_rest(const Function& function) {
+  static std::invoke_result_t<Function> at_rest(const Function& function) {
     constexpr int kTries = 50;
     auto done = function();
     for (int i = 0; i < kTries && !done; ++i) {
