@@ -1,4 +1,5 @@
-// Ctrl-C and SIGTERM for commands whose work is long and can go on later where it was: they ask interrupted().
+// Ctrl-C and SIGTERM for commands whose work is long and can go on later where it was: they ask
+// interrupted().
 #pragma once
 
 namespace deepinfer {
