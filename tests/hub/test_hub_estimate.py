@@ -28,7 +28,7 @@ def estimate(hub, *args, code=0):
 
 def test_config_json_is_all_that_is_fetched(hub):
     hub.add(MODEL, files(CONFIG))
-    e = estimate(hub, "--model", MODEL, "--gpu", "5090")
+    e = estimate(hub, "--model", MODEL, "--gpu", "4090")
     assert e["fits"] and e["weight_bytes"] == 2 * 8_030_261_248 and hub.url in e["source"]
     assert {s.file for s in hub.requests(host="hub")} == {"config.json"}
     assert hub.requests(host="store") == []
@@ -41,7 +41,7 @@ def test_sizes_of_quantized_files_count(hub):
                       "intermediate_size": 64, "num_hidden_layers": 2, "quantization_config": awq}
     parts = {f"model-0000{i}-of-00002.safetensors": noise(400_000 + i) for i in (1, 2)}
     hub.add(MODEL, files(small, tuple(parts)) | parts)
-    e = estimate(hub, "--model", MODEL, "--gpu", "5090")
+    e = estimate(hub, "--model", MODEL, "--gpu", "4090")
     assert abs(e["weight_bytes"] - sum(len(p) for p in parts.values())) < 100
 
 
@@ -75,12 +75,12 @@ def test_faults_of_the_hub(hub):
         return Fault(cut_after=10)
 
     hub.fault = once
-    assert estimate(hub, "--model", MODEL, "--gpu", "5090")["fits"], "it is tried again"
+    assert estimate(hub, "--model", MODEL, "--gpu", "4090")["fits"], "it is tried again"
     hub.fault = lambda seen: Fault(status=404)
-    done = hub.call("estimate", "--model", MODEL, "--gpu", "5090")
+    done = hub.call("estimate", "--model", MODEL, "--gpu", "4090")
     assert done.returncode == 3 and MODEL in done.stderr, done
     hub.fault = lambda seen: Fault(body=b"<html>not json</html>")
-    done = hub.call("estimate", "--model", MODEL, "--gpu", "5090")
+    done = hub.call("estimate", "--model", MODEL, "--gpu", "4090")
     assert done.returncode == 3, done
     done = hub.call("estimate", "--model", "acme/none", "--gpu", "5090")
     assert done.returncode == 3 and "acme/none" in done.stderr, done
