@@ -72,7 +72,7 @@ class PageRunner:
         self._programs()
 
     def _programs(self):
-        """deepinfer and python, with servers in the background."""
+        """deepinfer and python, with servers in the background, and a stricter curl."""
         self.bin = self.folder / "bin"
         self.bin.mkdir()
         serve = shlex.join([sys.executable, str(HERE / "serve_in_background.py"), str(self.port), self.state])
@@ -84,6 +84,9 @@ class PageRunner:
             "python": f'case "$1 $2" in\n"-m deepinfer.server") exec {serve} {python} "$@" ;;\n*) exec {python} "$@" ;;\nesac\n',
         }
         scripts["python3"] = scripts["python"]
+        # An answer of status 400 and more is a failure, which curl alone does not say.
+        if shutil.which("curl"):
+            scripts["curl"] = f'exec {shlex.quote(shutil.which("curl"))} --fail-with-body "$@"\n'
         for name, text in scripts.items():
             (self.bin / name).write_text("#!/bin/bash\n" + text)
             (self.bin / name).chmod(0o755)

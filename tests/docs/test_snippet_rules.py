@@ -69,6 +69,7 @@ x = 1
     ("```sh\nfalse | cat\n```\n", "exit code 1"),
     ("```sh\ndeepinfer config --max-num-seqs many\n```\n", "expected an integer"),
     ("```sh\ndeepinfer serve --model nowhere.gguf\n```\n", "nowhere.gguf"),
+    ("```sh\ncurl http://localhost:8000/nowhere\n```\n", "route_not_found"),
     ("```python\n1 / 0\n```\n", "line 2"),
     ("```python\nimport os\nos._exit(3)\n```\n", "exit code 3"),
     ("```yaml\ngpu:\n  max_num_seq: 3\n```\n", "max_num_seqs"),
