@@ -57,10 +57,9 @@ add_licences() {  # folder of the unpacked wheel
   to=$(echo "$1"/*.dist-info)/licenses/libraries
   mkdir -p "$to"
   for file in "$1"/deepinfer.libs/* "$1"/deepinfer/lib/*; do
-    # libfmt-0a1b2c3d.so.9.1.0 was libfmt.so.9.1.0.
-    name=$(basename "$file" | sed -E 's/-[0-9a-f]{8}(\.so)/\1/')
-    owner=$(dpkg-query -S "*/$name" 2>/dev/null | head -n 1 | cut -d: -f1) || true
-    [ -n "$owner" ] || { owner=$(dpkg-query -S "*/$name*" 2>/dev/null | head -n 1 | cut -d: -f1) || true; }
+    # libfmt-0a1b2c3d.so.9.1.0 was libfmt.so.9.1.0. dpkg may know it in /lib while it is found in /usr/lib.
+    name=$(basename "$file" | sed -E 's/-[0-9a-f]{8}\././')
+    owner=$(dpkg-query -S "/usr/lib/x86_64-linux-gnu/$name" "/lib/x86_64-linux-gnu/$name" 2>/dev/null | head -n 1 | cut -d: -f1) || true
     [ -n "$owner" ] || die "$name: no package of this machine has it, so its licence is unknown"
     cp "/usr/share/doc/$owner/copyright" "$to/$owner.txt"
   done
@@ -98,4 +97,4 @@ outside=$(sed -n 's/.*calling init: //p' <<<"$fetch" | grep -v "^$work/try/" | g
 # What Python's own modules need is not ours (libssl of _ssl, libffi of _ctypes).
 [ -z "$outside" ] || die "these still come from the machine: $outside"
 mv "$wheel" "$out/"
-echo "$out/$(basename "$wheel"): $((bytes / 100000)) x 0.1 MB, $version"
+echo "$out/$(basename "$wheel"): $((bytes / 1000000)).$((bytes / 100000 % 10)) MB, $version"

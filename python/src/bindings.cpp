@@ -9,6 +9,7 @@
 
 #include <boost/json/parse.hpp>
 #include <chrono>
+#include <functional>
 #include <thread>
 
 #include "base/check.h"
@@ -79,6 +80,16 @@ void check_process(pid_t process) {
 struct ChannelHandle {
   std::shared_ptr<Channel> channel = std::make_shared<Channel>();
 };
+
+// An answer is complete a moment before its engine is at rest: tries again for a tenth of a second.
+bool at_rest(const std::function<bool()>& done) {
+  constexpr int kTries = 50;
+  for (int i = 0; i < kTries; ++i) {
+    if (done()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  return false;
+}
 
 class EngineCore {
  public:
@@ -189,30 +200,20 @@ class EngineCore {
   bool reset_prefix_cache() const {
     const Session::Use model = use();
     const nb::gil_scoped_release release;
-    return at_rest([&] { return model->engine->reset_prefix_cache(); });
+    Engine& engine = *model->engine;
+    return at_rest([&engine] { return engine.reset_prefix_cache(); });
   }
 
   std::optional<std::pair<int64_t, int64_t>> empty_cache() const {
     const Session::Use model = use();
     const nb::gil_scoped_release release;
-    const std::optional<EmptiedCache> emptied = at_rest([&] { return model->engine->empty_cache(); });
-    if (!emptied) return std::nullopt;
+    Engine& engine = *model->engine;
+    std::optional<EmptiedCache> emptied;
+    if (!at_rest([&] { return (emptied = engine.empty_cache()).has_value(); })) return std::nullopt;
     return std::pair(emptied->blocks, emptied->bytes);
   }
 
  private:
-  // An answer is complete a moment before its engine is at rest.
-  template <class Function>
-  static std::invoke_result_t<Function> at_rest(const Function& function) {
-    constexpr int kTries = 50;
-    auto done = function();
-    for (int i = 0; i < kTries && !done; ++i) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(2));
-      done = function();
-    }
-    return done;
-  }
-
   Session::Use use() const {
     check_process(process_);
     // close() may hold the lock for as long as a step takes.
