@@ -31,11 +31,14 @@ usable() {
   release=$("$1/bin/nvcc" --version 2>/dev/null | sed -n 's/.*release \([0-9]*\)\..*/\1/p')
   [ "${release:-0}" -ge 13 ]
 }
+# nvcc links what is in lib64; the packages have lib.
+name_libraries() { [ -e "$1/lib64" ] || ln -s lib "$1/lib64"; }
 on_path=$(command -v nvcc || true)
 [ -z "$on_path" ] || on_path=$(dirname "$(dirname "$(realpath "$on_path")")")
-for place in "${DEEPINFER_CUDA_HOME:-}" "${CUDA_HOME:-}" "${CUDA_PATH:-}" "$on_path" /usr/local/cuda \
-  "$cache/cuda/nvidia/cu13"; do
+for place in "${DEEPINFER_CUDA_HOME:-}" "${CUDA_HOME:-}" "${CUDA_PATH:-}" "$on_path" \
+  "${DEEPINFER_TEST_ROOT:-}/usr/local/cuda" "$cache/cuda/nvidia/cu13"; do
   if usable "$place"; then
+    [ "$place" != "$cache/cuda/nvidia/cu13" ] || name_libraries "$place"
     printf '%s\n' "$place"
     exit 0
   fi
@@ -54,6 +57,7 @@ python3 -m venv "$work/venv"
   --require-hashes --target "$work/out" -r "$requirements" >&2 ||
   fail 'pip could not install the toolkit: is the network there? (pip reads its settings from pip.conf and PIP_*)'
 usable "$work/out/nvidia/cu13" || fail 'the packages hold no usable nvcc; nothing was kept'
+name_libraries "$work/out/nvidia/cu13"
 rm -rf "$cache/cuda"
 mv "$work/out" "$cache/cuda"
 printf '%s\n' "$cache/cuda/nvidia/cu13"

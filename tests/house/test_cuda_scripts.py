@@ -58,6 +58,18 @@ def test_the_first_toolkit_that_is_new_enough_is_taken(tmp_path):
     assert (result.returncode, result.stdout) == (0, f"{tmp_path}/new\n")
 
 
+def test_the_libraries_of_an_installed_toolkit_stand_where_nvcc_looks(tmp_path):
+    toolkit = tmp_path / "cache/cuda/nvidia/cu13"
+    program(toolkit / "bin/nvcc", "echo 'Cuda compilation tools, release 13.0, V13.0.88'\n")
+    (toolkit / "lib").mkdir()
+    (toolkit / "lib/libcudart_static.a").touch()
+    for _ in range(2):
+        result = run(ROOT / "tools/cuda_toolkit.sh", PATH="/usr/bin:/bin", DEEPINFER_TEST_ROOT=str(tmp_path),
+                     DEEPINFER_CACHE_DIR=str(tmp_path / "cache"))
+        assert (result.returncode, result.stdout) == (0, f"{toolkit}\n"), result.stderr
+    assert (toolkit / "lib64/libcudart_static.a").exists()
+
+
 def test_flashinfer_of_another_version_is_refused(tmp_path):
     wheel = tmp_path / "flashinfer.whl"
     wheel.write_bytes(b"something else")
