@@ -47,7 +47,7 @@ the settings of this device, the built-in value. `deepinfer config` prints every
 An unknown key, a wrong type or a value out of range ends the program with exit code 2 and names file, line,
 what was found, what was expected, and the nearest known key.
 
-The settings of a device: on the CPU `max_num_seqs` 128 and `max_num_batched_tokens` 2048. On a GPU
+The settings of a device: on the CPU `max_num_seqs` 128 and `max_num_batched_tokens` 512. On a GPU
 `gpu_memory_utilization` follows its memory (8 GB 0.85, 16 GB 0.88, 24 GB 0.90, from 40 GB 0.92) and
 `max_num_seqs` / `max_num_batched_tokens` are 256 / 2048, from 70 GiB (not A100) 1024 / 8192, from 160 GiB
 1024 / 16384. RTX 5090: 0.95 and 512; RTX 4090: 0.92 and 384.

@@ -62,7 +62,7 @@ TEST(DeviceSettings, TheCpuHasItsOwn) {
   auto loaded = load_config({});
   ASSERT_TRUE(loaded.ok());
   EXPECT_EQ(loaded->config.gpu.max_num_seqs, 128);
-  EXPECT_EQ(loaded->config.gpu.max_num_batched_tokens, 2048);
+  EXPECT_EQ(loaded->config.gpu.max_num_batched_tokens, 512);
   EXPECT_EQ(loaded->origin.at("gpu.max_num_seqs"), "this device (CPU)");
 }
 

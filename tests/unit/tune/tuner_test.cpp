@@ -130,7 +130,8 @@ TEST(TuneAxes, BeginAtTheSettings) {
       SCOPED_TRACE(axis.key);
       ASSERT_LT(axis.start, axis.values.size());
       if (axis.key == "gpu.max_num_seqs") {
-        EXPECT_EQ(axis.values, (std::vector<std::string>{"2", "4", "8", "16", "32", "100"})) << "32 requests at a time";
+        EXPECT_EQ(axis.values, (std::vector<std::string>{"2", "4", "8", "16", "32", "100"}))
+            << "32 requests at a time";
       }
       if (axis.key == "gpu.max_num_batched_tokens") {
         EXPECT_EQ(axis.values[axis.start], "3000");
