@@ -73,16 +73,20 @@ else
   step 1 'packages: all there'
 fi
 
+configured=
+[ ! -f "$root/build/release/build.ninja" ] || configured=1
 options=()
-[ -f "$root/build/release/build.ninja" ] || options=(-DDEEPINFER_BUILD_TESTS=OFF -DDEEPINFER_CUDA=OFF)
+[ -n "$configured" ] || options=(-DDEEPINFER_BUILD_TESTS=OFF -DDEEPINFER_CUDA=OFF)
 if [ -n "$card" ]; then
   [ -n "$toolkit" ] || echo '      an NVIDIA card is here: installing a CUDA toolkit'
   toolkit=$("$root/tools/cuda_toolkit.sh") || die 'no CUDA toolkit. To build for the CPU alone: DEEPINFER_CUDA=OFF ./quickstart.sh'
   "$root/tools/flashinfer.sh" >/dev/null || echo '      without FlashInfer: slower attention on the card'
   cuda=(-DDEEPINFER_CUDA=ON "-DDEEPINFER_CUDA_HOME=$toolkit")
   [ -z "$architectures" ] || cuda+=("-DDEEPINFER_CUDA_ARCHITECTURES=$architectures")
-  # What cmake remembers may be from before the card or the toolkit came.
-  grep -qxF "DEEPINFER_CUDA_HOME:PATH=$toolkit" "$root/build/release/CMakeCache.txt" 2>/dev/null || options+=("${cuda[@]}")
+  # What cmake remembers may be from before the card or the toolkit came, or from a time when it failed.
+  if [ -z "$configured" ] || ! grep -qxF "DEEPINFER_CUDA_HOME:PATH=$toolkit" "$root/build/release/CMakeCache.txt"; then
+    options+=("${cuda[@]}")
+  fi
 fi
 step 2 "building the release${card:+ with CUDA for ${architectures:-all cards}}"
 build_preset release deepinfer "${options[@]}"

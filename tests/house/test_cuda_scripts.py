@@ -1,6 +1,7 @@
 """The scripts around CUDA: which cards are seen, which toolkit is taken, what is refused."""
 import os
 import pathlib
+import shutil
 import stat
 import subprocess
 
@@ -68,6 +69,33 @@ def test_the_libraries_of_an_installed_toolkit_stand_where_nvcc_looks(tmp_path):
                      DEEPINFER_CACHE_DIR=str(tmp_path / "cache"))
         assert (result.returncode, result.stdout) == (0, f"{toolkit}\n"), result.stderr
     assert (toolkit / "lib64/libcudart_static.a").exists()
+
+
+def test_quickstart_after_a_failed_configuration_still_builds_for_the_card(tmp_path):
+    root, home, bin = tmp_path / "root", tmp_path / "home", tmp_path / "bin"
+    shutil.copytree(ROOT / "tools", root / "tools")
+    shutil.copy(ROOT / "quickstart.sh", root)
+    (root / "tools/packages.txt").write_text("build libc6\n")
+    program(root / "tools/flashinfer.sh", "exit 0\n")
+    program(tmp_path / "cuda/bin/nvcc", "echo 'Cuda compilation tools, release 13.0, V13.0.88'\n")
+    program(bin / "nvidia-smi", "echo 12.0\n")
+    program(bin / "cmake", f"""case "$1" in -S) ;; *) exit 0 ;; esac
+echo "$@" >> {tmp_path}/asked
+mkdir -p {root}/build/release
+echo 'DEEPINFER_CUDA_HOME:PATH={tmp_path}/cuda' > {root}/build/release/CMakeCache.txt
+[ "$(wc -l < {tmp_path}/asked)" -gt 1 ] || exit 1
+touch {root}/build/release/build.ninja
+""")
+    model = home / "models/SmolLM2-135M-Instruct.Q4_1.gguf"
+    model.parent.mkdir(parents=True)
+    model.touch()
+    codes = [run(root / "quickstart.sh", "--no-serve", "--prefix", tmp_path / "out", PATH=f"{bin}:/usr/bin:/bin",
+                 HOME=str(home), DEEPINFER_CACHE_DIR=str(home), DEEPINFER_CUDA_HOME=str(tmp_path / "cuda")).returncode
+             for _ in range(3)]
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert codes == [1, 0, 0] and len(asked) == 2, (codes, asked)
+    for line in asked:
+        assert "-DDEEPINFER_CUDA=ON" in line and "-DDEEPINFER_CUDA_ARCHITECTURES=120f" in line, line
 
 
 def test_flashinfer_of_another_version_is_refused(tmp_path):
