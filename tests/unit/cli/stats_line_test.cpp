@@ -60,7 +60,9 @@ TEST(Banner, TellsSettingsThatAreNotBuiltInAndNoSecret) {
   auto loaded = load_config({.flags = {{"max-num-seqs", "8"}, {"api-key", "very-secret"}}});
   ASSERT_TRUE(loaded.ok()) << loaded.error().message;
   const std::string settings = chosen_settings(*loaded);
-  EXPECT_EQ(settings, "gpu.max_num_seqs 8 (--max-num-seqs), server.api_key (hidden) (--api-key)");
+  EXPECT_EQ(settings,
+            "gpu.max_num_seqs 8 (--max-num-seqs), gpu.max_num_batched_tokens 512 (this device (CPU)), "
+            "server.api_key (hidden) (--api-key)");
 }
 
 TEST(Banner, IsShort) {
