@@ -45,10 +45,11 @@ def test_quantizing_while_loading_takes_one_tensor_above_the_final_size(deepinfe
         process.terminate()
         process.wait()
     kib = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+) kB$", status, re.M)}
-    tensor = 49152 * 576 * 2 // 1024  # the embedding; a matrix's pages of the file are dropped when it is packed
-    program = 32 << 10  # its own pages and those of libraries
-    assert kib["VmHWM"] <= kib["RssAnon"] + tensor + program, kib
-    assert kib["RssAnon"] < 200 << 10, "the quantized model, less than the 257 MiB of the file"
+    embedding = 49152 * 576 * 2 // 1024  # the largest tensor; a matrix's pages of the file are dropped when it is packed
+    read_ahead = 40 << 10  # a page fault maps what the system has read around it
+    assert kib["VmHWM"] <= kib["RssAnon"] + kib["RssFile"] + embedding + read_ahead, kib
+    assert kib["RssFile"] < 100 << 10, f"pages of the file, which has 257 MiB, are kept: {kib}"
+    assert kib["RssAnon"] < 200 << 10, f"more than the quantized model: {kib}"
 
 
 def test_quality_of_the_quantized_kernels(build_dir, default_model):
