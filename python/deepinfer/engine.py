@@ -4,6 +4,8 @@ from __future__ import annotations
 import atexit
 import errno
 import importlib
+import json
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Union
@@ -234,6 +236,27 @@ class InferenceEngine:
     def reset_prefix_cache(self) -> bool:
         """Forgets what finished prompts left in the KV cache; False while requests run."""
         return self._core.reset_prefix_cache()
+
+    def start_profile(self) -> None:
+        """Records what the engine does, until stop_profile(). RuntimeError when it records already."""
+        if not self._core.start_profile():
+            raise RuntimeError("a profile is being recorded already: stop_profile() first")
+
+    def stop_profile(self, file: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+        """Writes a trace for https://ui.perfetto.dev to ``file`` (left out: a new name in the current folder), and says where
+        the time went.
+
+        Returns ``file``, ``events`` and ``dropped`` (spans in the file, spans without room), ``seconds``, ``steps``, ``tokens``,
+        ``rows_per_step``, ``shares`` (``name``, ``seconds``, ``percent`` of each, together 100), ``advice`` (sentences) and
+        ``text``, all of it for people. RuntimeError when nothing is recorded, OSError when the file cannot be written.
+        """
+        stopped = self._core.stop_profile(os.fspath(file) if file is not None else "")
+        if stopped is None:
+            raise RuntimeError("no profile is being recorded: start_profile() first")
+        report: dict[str, Any] = json.loads(stopped[0])
+        if problem := report.pop("problem"):
+            raise OSError(problem)
+        return {**report, "text": stopped[1]}
 
     def close(self) -> None:
         """Ends what runs (EngineClosedError there) and gives the memory back. May be called again."""

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <boost/json/parse.hpp>
+#include <boost/json/serialize.hpp>
 #include <chrono>
 #include <functional>
 #include <thread>
@@ -213,6 +214,33 @@ class EngineCore {
     return std::pair(emptied->blocks, emptied->bytes);
   }
 
+  // False: one is being recorded already.
+  bool start_profile() const {
+    const Session::Use model = use();
+    const Result<void> started = [&] {
+      const nb::gil_scoped_release release;
+      return model->profiler->start();
+    }();
+    if (!started && started.error().code == ErrorCode::kUnavailable) return false;
+    unwrap(started);
+    return true;
+  }
+
+  // The report as JSON and as text; a file's name that is empty is chosen. Unset: nothing was recorded.
+  std::optional<std::pair<std::string, std::string>> stop_profile(const std::string& file) const {
+    const Session::Use model = use();
+    const nb::gil_scoped_release release;
+    Profiler& profiler = *model->profiler;
+    const Result<ProfileReport> report = profiler.stop(file.empty() ? profiler.next_file(".") : file);
+    if (!report) return std::nullopt;
+    boost::json::object out = to_json(report->summary);
+    out["file"] = report->file.string();
+    out["problem"] = report->problem;
+    out["events"] = report->events;
+    out["dropped"] = report->dropped;
+    return std::pair(boost::json::serialize(out), to_text(report->summary));
+  }
+
  private:
   Session::Use use() const {
     check_process(process_);
@@ -327,7 +355,9 @@ NB_MODULE(_core, m) {
       .def("facts", &EngineCore::facts, nb::sig("def facts(self) -> dict[str, typing.Any]"))
       .def("memory", &EngineCore::memory, nb::sig("def memory(self) -> dict[str, int]"))
       .def("reset_prefix_cache", &EngineCore::reset_prefix_cache)
-      .def("empty_cache", &EngineCore::empty_cache);
+      .def("empty_cache", &EngineCore::empty_cache)
+      .def("start_profile", &EngineCore::start_profile)
+      .def("stop_profile", &EngineCore::stop_profile, nb::arg("file"));
   m.def("detect_gpus", &detect_gpus, nb::sig("def detect_gpus() -> dict[str, typing.Any]"));
   m.def("setting_keys", &setting_keys, nb::sig("def setting_keys() -> list[tuple[str, str, str, str, str]]"));
   m.def(

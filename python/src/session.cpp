@@ -12,6 +12,7 @@
 #include "base/check.h"
 #include "base/limits.h"
 #include "cli/resolve_model.h"
+#include "engine/profiling.h"
 #include "server/request_record.h"
 
 namespace deepinfer::python {
@@ -203,6 +204,7 @@ void Session::close() {
   if (closed_.exchange(true)) return;
   const std::unique_lock lock(open_);
   llm_->engine->stop();  // what runs gets its end, which the coroutines tell
+  finish_profile(llm_->profiler.get(), config_);
   work_.reset();
   thread_.join();
   llm_.reset();
