@@ -231,7 +231,8 @@ class EngineCore {
     const Session::Use model = use();
     const nb::gil_scoped_release release;
     Profiler& profiler = *model->profiler;
-    const Result<ProfileReport> report = profiler.stop(file.empty() ? profiler.next_file(".") : file);
+    const Result<ProfileReport> report =
+        profiler.stop(file.empty() ? profiler.next_file(".") : std::filesystem::path(file));
     if (!report) return std::nullopt;
     boost::json::object out = to_json(report->summary);
     out["file"] = report->file.string();
