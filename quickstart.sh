@@ -51,7 +51,7 @@ needs=()
 [ ${#missing[@]} = 0 ] || needs+=("${#missing[@]} Debian packages: up to 1.2 GB of disk, about 1 minute")
 [ -z "$card" ] || [ -n "$toolkit" ] || needs+=("a CUDA toolkit: 815 MB to download, 1.3 GB on disk, in the cache folder")
 [ -z "$card" ] || [ -f "$root/.cache/flashinfer/complete" ] || needs+=("headers of attention kernels: 62 MB to download")
-[ -f "$root/build/release/build.ninja" ] || needs+=("the build: 50 MB, 3 to 4 minutes on 2 cores${card:+, with CUDA some more}")
+[ -f "$root/build/release/build.ninja" ] || needs+=("the build: 50 MB, 3 to 4 minutes on 2 cores${card:+, with CUDA about 10}")
 [ -f "$model" ] || needs+=("the default model: 98 MB to download, the same on disk")
 if [ ${#needs[@]} -gt 0 ]; then
   echo 'DeepInfer needs, once:'

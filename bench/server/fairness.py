@@ -6,7 +6,7 @@
 megabyte: a client sends prompts of 1 MB, one after another (they are read, tokenized and refused: the context is smaller).
 context: a client sends prompts of the whole context, one after another, so that prefill chunks share steps with the stream.
 hundred: a client holds 100 streams; then the share of the tokens that a second client with one stream gets.
-The others are a process of their own, and a nice one: on this machine they take the CPUs that the server leaves, as clients
+The others are a process of their own, and one for idle time: on this machine they take the CPUs that the server leaves, as clients
 on other machines would take none.
 Prints a table on standard error and JSON on standard output.
 """
@@ -38,7 +38,7 @@ class Crowd:
 
     @staticmethod
     def run(other, port, stop, result):
-        os.nice(19)
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         result.send(asyncio.run(other(port, stop)))
 
     def __enter__(self):

@@ -100,8 +100,8 @@ def sampling(params: SamplingParams | Sequence[SamplingParams] | None, number: i
     return out
 
 
-def _logprobs(entries: list[Any]) -> list[TokenLogprob]:
-    return [TokenLogprob(token, logprob, rank, top) for token, logprob, rank, top in entries]
+def _logprobs(entries: list[Any] | None) -> list[TokenLogprob]:
+    return [TokenLogprob(token, logprob, rank, top) for token, logprob, rank, top in entries or []]
 
 
 def piece(choice: Any) -> StreamPiece:

@@ -31,7 +31,9 @@ namespace nb = nanobind;
 namespace deepinfer::python {
 namespace {
 
+// None when there are none.
 nb::object logprobs_of(const std::vector<OutputToken>& tokens) {
+  if (tokens.empty()) return nb::none();
   nb::list out;
   for (const OutputToken& token : tokens) {
     nb::list top;

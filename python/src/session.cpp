@@ -26,10 +26,12 @@ Channel::~Channel() {
 }
 
 void Channel::push(News news) {
-  const std::lock_guard lock(mutex_);
-  if (news_.empty() && fd_ >= 0) eventfd_write(fd_, 1);
-  news_.push_back(std::move(news));
-  arrived_.notify_one();
+  {
+    const std::lock_guard lock(mutex_);
+    if (news_.empty() && fd_ >= 0) eventfd_write(fd_, 1);
+    news_.push_back(std::move(news));
+  }
+  arrived_.notify_one();  // who wakes finds the lock free
 }
 
 std::vector<News> Channel::take(std::chrono::milliseconds time) {

@@ -2,6 +2,7 @@
 
 #include <sched.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -223,6 +224,24 @@ MachineLimits machine_limits() {
 
 void let_others_first() {
   setpriority(PRIO_PROCESS, 0, 10);  // on Linux 0 is this thread alone
+}
+
+void use_idle_time() {
+  const sched_param none{};
+  sched_setscheduler(0, SCHED_IDLE, &none);
+}
+
+void ask_for_short_turns() {
+  struct {  // struct sched_attr, which C libraries of before 2024 do not declare
+    uint32_t size = sizeof *this;
+    uint32_t policy = SCHED_OTHER;
+    uint64_t flags = 0;
+    int32_t nice = getpriority(PRIO_PROCESS, 0);
+    uint32_t priority = 0;
+    uint64_t runtime = 100'000;  // ns, the shortest that is granted
+    uint64_t deadline = 0, period = 0;
+  } attr;
+  if (sched_getscheduler(0) == SCHED_OTHER) syscall(SYS_sched_setattr, 0, &attr, 0);
 }
 
 }  // namespace deepinfer

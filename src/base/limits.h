@@ -33,6 +33,15 @@ std::vector<int> allowed_cpus();
 // not delay who waits for the next token.
 void let_others_first();
 
+// The calling thread gets what others leave of a busy CPU (SCHED_IDLE), and leaves it the moment another
+// wakes.
+void use_idle_time();
+
+// The calling thread, when it wakes, need not wait for another's turn of some milliseconds to end: it asks
+// for turns of 0.1 ms, and the system puts who asks for less first (Linux 6.12 and newer; nothing changes on
+// older ones). For threads that wait for each other many times in a step. Its share stays the same.
+void ask_for_short_turns();
+
 // The folders of this process's cgroup and of all above it that can be seen, of version 2 or of a controller
 // ("cpu", "memory") of version 1.
 std::vector<std::filesystem::path> cgroup_folders(const std::filesystem::path& root, bool v2,

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/limits.h"
 
 namespace deepinfer {
 namespace {
@@ -83,6 +84,7 @@ struct ThreadPool::State {
   }
 
   void worker(int t) {
+    ask_for_short_turns();
     for (uint32_t seen = 0;;) {
       wait_for_change(round, seen);
       ++seen;

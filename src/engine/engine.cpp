@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "base/check.h"
+#include "base/limits.h"
 #include "engine/engine_loop.h"
 
 namespace deepinfer {
@@ -44,7 +45,10 @@ struct Engine::Impl {
 
 Engine::Engine(std::unique_ptr<ModelRunner> runner, EngineOptions options, Clock* clock)
     : impl_(std::make_unique<Impl>(std::move(runner), std::move(options), clock)) {
-  impl_->thread = std::thread([impl = impl_.get()] { impl->loop.run(); });
+  impl_->thread = std::thread([impl = impl_.get()] {
+    ask_for_short_turns();
+    impl->loop.run();
+  });
   impl_->thread_id = impl_->thread.get_id();
 }
 

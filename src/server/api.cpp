@@ -98,7 +98,7 @@ Api::Api(const Config& config, std::chrono::milliseconds ping)
     : config_(config),
       ping_(ping),
       started_(static_cast<int64_t>(std::time(nullptr))),
-      text_pool_(text_threads(), kMaxTextJobs),
+      text_pool_(text_threads(), kMaxTextJobs, (text_threads() + 1) / 2),
       gpu_monitor_(gpu_source()),
       gpu_pool_(1, kMaxGpuJobs) {}
 
@@ -367,8 +367,9 @@ asio::awaitable<void> Api::generate(HttpExchange& exchange, Form form) {
   Llm& llm = *llm_;
   auto request = std::make_shared<HttpRequest>(exchange.take_request());
   const std::string salt = keys_.match(request->field("authorization")).value_or("");
-  auto prepared = co_await text_pool_.run<Prepared>([this, &llm, form, request = std::move(request),
-                                                     record = exchange.record]() mutable -> Result<Prepared> {
+  const size_t bytes = request->body.size();
+  auto read = [this, &llm, form, request = std::move(request),
+               record = exchange.record]() mutable -> Result<Prepared> {
     const Span span(llm.profiler.get(), Phase::kTokenize, static_cast<int32_t>(request->body.size()));
     auto body = parse_body(request->body);
     request.reset();
@@ -378,7 +379,8 @@ asio::awaitable<void> Api::generate(HttpExchange& exchange, Form form) {
     if (ready && record->keep_texts)
       for (const auto& prompt : ready->prompts) record->prompt += text_of(llm, prompt, false);
     return ready;
-  });
+  };
+  auto prepared = co_await text_pool_.run<Prepared>(std::move(read), bytes);
   if (!prepared) {
     co_await exchange.reply(error_reply(to_api_error(prepared.error())));
     co_return;

@@ -80,15 +80,16 @@ Result<std::string> detokenize_body(const std::string& text, const Llm& llm) {
 
 asio::awaitable<void> Api::tokenize(HttpExchange& exchange) {
   auto body = std::make_shared<std::string>(exchange.take_request().body);
-  auto result =
-      co_await text_pool_.run<std::string>([this, body] { return tokenize_body(*body, *llm_, config_); });
+  auto result = co_await text_pool_.run<std::string>(
+      [this, body] { return tokenize_body(*body, *llm_, config_); }, body->size());
   co_await exchange.reply(result ? HttpReply{200, std::move(*result)}
                                  : error_reply(to_api_error(result.error())));
 }
 
 asio::awaitable<void> Api::detokenize(HttpExchange& exchange) {
   auto body = std::make_shared<std::string>(exchange.take_request().body);
-  auto result = co_await text_pool_.run<std::string>([this, body] { return detokenize_body(*body, *llm_); });
+  auto result = co_await text_pool_.run<std::string>([this, body] { return detokenize_body(*body, *llm_); },
+                                                     body->size());
   co_await exchange.reply(result ? HttpReply{200, std::move(*result)}
                                  : error_reply(to_api_error(result.error())));
 }

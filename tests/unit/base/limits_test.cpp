@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 #include <sched.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -156,6 +158,35 @@ TEST(LimitsHere, AffinityIsThisThreads) {
     ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
     cpus = allowed_cpus();
     EXPECT_EQ(cpus, std::vector<int>{all.back()});
+  }).join();
+}
+
+TEST(Turns, IdleTimeIsThisThreadsAlone) {
+  std::thread([] {
+    use_idle_time();
+    EXPECT_EQ(sched_getscheduler(0), SCHED_IDLE);
+    ask_for_short_turns();  // would bring it back among the others
+    EXPECT_EQ(sched_getscheduler(0), SCHED_IDLE);
+  }).join();
+  EXPECT_NE(sched_getscheduler(0), SCHED_IDLE);
+}
+
+TEST(Turns, ShortOnesKeepTheShare) {
+  std::thread([] {
+    setpriority(PRIO_PROCESS, 0, 3);
+    ask_for_short_turns();
+    struct {
+      uint32_t size, policy;
+      uint64_t flags;
+      int32_t nice;
+      uint32_t priority;
+      uint64_t runtime, deadline, period;
+    } attr{};
+    ASSERT_EQ(syscall(SYS_sched_getattr, 0, &attr, sizeof attr, 0), 0);
+    EXPECT_EQ(attr.policy, static_cast<uint32_t>(SCHED_OTHER));
+    EXPECT_EQ(attr.nice, 3);
+    if (attr.runtime == 0) GTEST_SKIP() << "this kernel knows no turns of a thread's own: 6.12 brought them";
+    EXPECT_EQ(attr.runtime, 100'000u);
   }).join();
 }
 
