@@ -116,9 +116,9 @@ run_release() {
 }
 
 run_tsan() {  # ThreadSanitizer, where threads meet
-  stage step 'build cpu-tsan' build_preset cpu-tsan 'tests/unit/base/all tests/unit/engine/all tests/unit/server/all' \
+  stage step 'build cpu-tsan' build_preset cpu-tsan 'tests/unit/base/all tests/unit/comm/all tests/unit/engine/all tests/unit/server/all' \
     -DDEEPINFER_BUILD_TESTS=ON || return 0
-  for folder in base engine server; do
+  for folder in base comm engine server; do
     stage suite "cpu-tsan $folder" tests "cpu-tsan $folder" cpu-tsan "tests/unit/$folder" || true
   done
 }
