@@ -118,7 +118,7 @@ class Load:
 
     def __init__(self, url, expected, clients=8, streams=0.5, tokens=24):
         self.url, self.expected, self.clients, self.streams, self.tokens = url, expected, clients, streams, tokens
-        self.lost, self.answered, self.streamed = [], 0, 0
+        self.lost, self.answered, self.streamed, self.seconds = [], 0, 0, 0.0
 
     async def _client(self, session, number, end):
         turn = number
@@ -142,7 +142,8 @@ class Load:
 
     async def run(self, seconds, *events):
         """events: (after how many seconds, what to call then)."""
-        end = time.monotonic() + seconds
+        begin = time.monotonic()
+        end = begin + seconds
         async with httpx.AsyncClient(timeout=120, limits=httpx.Limits(max_connections=None)) as session:
             async def later(after, call):
                 await asyncio.sleep(after)
@@ -150,6 +151,7 @@ class Load:
 
             await asyncio.gather(*(self._client(session, i, end) for i in range(self.clients)),
                                  *(later(after, call) for after, call in events))
+        self.seconds = time.monotonic() - begin
         return self
 
 
