@@ -39,7 +39,7 @@ done
 [ -f "$model" ] || die "$model is missing: tools/fetch_default_model.sh fetches it, or give --model"
 
 mkdir -p "$folder"
-export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=vfs
+export BUILDAH_ISOLATION=chroot
 images() { buildah --root "$folder/images" --runroot "$folder/run" "$@"; }
 
 if ! images inspect --type image localhost/debian:12-slim >/dev/null 2>&1; then
@@ -52,7 +52,7 @@ if ! images inspect --type image localhost/debian:12-slim >/dev/null 2>&1; then
 fi
 begin=$(now)
 # The docker format: OCI's has no place for a health check.
-images bud --quiet --format docker --target "$target" --build-arg DEBIAN=localhost/debian:12-slim \
+images bud --quiet --layers --format docker --target "$target" --build-arg DEBIAN=localhost/debian:12-slim \
   -f "$root/deploy/Dockerfile" -t "localhost/deepinfer:$target" "$root" >>"$log" 2>&1 || {
   tail -n 60 "$log" >&2
   die "the image was not built; all of it: $log"

@@ -1,7 +1,7 @@
 """vllm-router, as it comes from PyPI, before two servers: it has to spread requests, keep prefixes together, lose nothing
 when a server drains, and use it again when it is back.
 
-    router_check.py [NAME...]      spread, drain, kill, cache, scale; all without a name
+    router_check.py [NAME...]      spread, balance, drain, kill, cache, scale; all without a name
 
 The router's flags are those of deploy/systemd/deepinfer-router.service. VLLM_ROUTER names the program (vllm-router on
 PATH). Each server has one core of its own: at least two are needed. A line for each check; exit code 1 if one fails.
@@ -59,6 +59,23 @@ def spread():
         assert not load.lost, load.lost[:3]
         assert min(counts) > 0.1 * sum(counts), counts
         return f"{load.answered} answered right ({load.streamed} streams), by the servers {counts[0]} and {counts[1]}"
+
+
+def balance():
+    """power_of_two: both servers have about as much to do. (The router asks for /get_load, gets none, and counts itself.)"""
+    a, b = two_servers()
+    with a, b, Router([a, b], policy="power_of_two") as router:
+        expected = expected_answers(a.url)
+        seen = []
+
+        def look():
+            seen.append([int(server.metric("deepinfer:num_requests_running")) for server in (a, b)])
+
+        load = run(Load(router.url, expected, clients=16), 10, *((second, look) for second in range(2, 10)))
+        assert not load.lost, load.lost[:3]
+        means = [sum(counts) / len(seen) for counts in zip(*seen)]
+        assert min(means) > 0.6 * max(means) and max(max(counts) for counts in seen) < 16, seen
+        return f"16 clients, power_of_two: {means[0]:.1f} and {means[1]:.1f} sequences at a time in the two servers"
 
 
 def drain():
@@ -134,7 +151,7 @@ def scale():
 
 
 def main(names):
-    checks = {check.__name__: check for check in (spread, drain, kill, cache, scale)}
+    checks = {check.__name__: check for check in (spread, balance, drain, kill, cache, scale)}
     failed = 0
     for name in names or checks:
         try:

@@ -17,12 +17,16 @@ def setting(name, section="Service"):
     return [line.split("=", 1)[1] for line in text.splitlines() if line.startswith(name + "=")]
 
 
-def test_systemd_takes_it(tmp_path, deepinfer):
+@pytest.mark.parametrize("name", ["deepinfer@.service", "deepinfer-router.service"])
+def test_systemd_takes_it(tmp_path, deepinfer, name):
     if not shutil.which("systemd-analyze"):
         pytest.skip("systemd-analyze is not installed")
-    unit = tmp_path / UNIT.name
-    # systemd wants to see the program where the unit says it is.
-    unit.write_text(UNIT.read_text().replace("/usr/local/bin/deepinfer", str(deepinfer)))
+    unit = tmp_path / name
+    # systemd wants to see the programs where the units say they are.
+    text = (UNIT.parent / name).read_text()
+    for program in ("/usr/local/bin/deepinfer", "/opt/vllm-router/bin/vllm-router"):
+        text = text.replace(f"ExecStart={program}", f"ExecStart={deepinfer}")
+    unit.write_text(text)
     result = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], text=True, capture_output=True)
     assert result.returncode == 0 and not result.stderr, result.stderr
     unit.write_text(unit.read_text() + "\n[Service]\nRestarts=always\n")
@@ -68,3 +72,15 @@ def test_exit_codes_mean_what_the_unit_takes_them_for(deepinfer, tmp_path):
     result = subprocess.run([deepinfer, "serve", "--port", "70000"], text=True, capture_output=True, timeout=60,
                             env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)})
     assert result.returncode in stays, result.stderr
+
+
+def test_the_page_starts_the_router_as_the_unit_does():
+    unit = (UNIT.parent / "deepinfer-router.service").read_text().replace("\\\n", " ")
+    flags = dict(re.findall(r"(--[a-z-]+) (\S+)", unit.split("ExecStart=")[1].split("\n")[0]))
+    page = (ROOT / "docs/scale.md").read_text().replace("\\\n", " ")
+    shown = dict(re.findall(r"(--[a-z-]+) (\S+)", re.search(r"^router/bin/vllm-router (.*)$", page, re.MULTILINE).group(1)))
+    assert len(shown) > 6 and {"--port", "--worker-urls"} <= shown.keys()
+    for flag in shown.keys() - {"--port", "--worker-urls"}:
+        assert flags.get(flag) == shown[flag], flag
+    versions = set(re.findall(r"vllm-router==([\d.]+)", unit + page))
+    assert len(versions) == 1, versions
