@@ -133,21 +133,33 @@ def cache():
     return f"prompt tokens found in a server's cache: {aware:.1%} with cache_aware, {turn:.1%} with round_robin"
 
 
+def cpu_seconds(servers):
+    ticks = 0
+    for server in servers:
+        with open(f"/proc/{server.process.pid}/stat") as stat:
+            ticks += sum(map(int, stat.read().rsplit(")", 1)[1].split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def scale():
-    """Requests a second of one server with one core, and of two; the clients and the router take from the same cores."""
-    rates = {}
+    """Requests a second of one server with one core, and of two. The clients and the router take from the same cores, so
+    on two cores the requests that a server's CPU second answers tell more than the clock."""
+    rates, efficiency = {}, {}
     for count in (1, 2):
-        servers = two_servers()[:count] if count == 2 else (Server("--threads", "1", cores="0"),)
+        servers = two_servers() if count == 2 else (Server("--threads", "1", cores="0"),)
         try:
             with Router(servers) as router:
-                expected = expected_answers(servers[0].url, 96)
-                load = run(Load(router.url, expected, clients=16 * count, streams=0, tokens=96), 20)
+                expected = expected_answers(servers[0].url, 64)
+                spent = cpu_seconds(servers)
+                load = run(Load(router.url, expected, clients=16 * count, streams=0, tokens=64), 25)
                 assert not load.lost, load.lost[:3]
                 rates[count] = load.answered / load.seconds
+                efficiency[count] = load.answered / (cpu_seconds(servers) - spent)
         finally:
             for server in servers:
                 server.stop()
-    return f"{rates[1]:.2f} requests/s with one server, {rates[2]:.2f} with two: {rates[2] / rates[1]:.2f}x"
+    return (f"{rates[1]:.2f} requests/s with one server, {rates[2]:.2f} with two: {rates[2] / rates[1]:.2f}x by the clock; "
+            f"{efficiency[1]:.2f} and {efficiency[2]:.2f} a CPU second of the servers: {2 * efficiency[2] / efficiency[1]:.2f}x")
 
 
 def main(names):

@@ -8,7 +8,8 @@ cd "$root"
 export DEEPINFER_BIN=${DEEPINFER_BIN:-$root/build/release/src/cli/deepinfer}
 export DEEPINFER_TEST_DATA=${DEEPINFER_TEST_DATA:-$root/.cache/test-data}
 failed=()
-for name in ${*:-router ray}; do
+[ $# -gt 0 ] || set -- router ray
+for name in "$@"; do
   case $name in router | ray) ;; *)
     echo "run.sh: unknown check $name, expected router or ray" >&2
     exit 2
