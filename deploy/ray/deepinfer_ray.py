@@ -201,12 +201,10 @@ def failure(status, message, code):
 
 
 def build(args: dict):
-    """The application of serve.yaml. Its args, all optional:
+    """The application of serve.yaml, where the numbers of Engines and Ingresses stand too. Its args, all optional:
 
     program        deepinfer, as the machines find it
     arguments      what `deepinfer serve` gets: ["--model", "/models/x.gguf", "--config", ...]
-    replicas       engines, or a dictionary with what Ray calls autoscaling_config
-    ingresses      replicas of Ingress
     cpus, gpus     of an engine, for Ray's placement; with cpus the server gets --threads, with gpus Ray names its cards
     load_timeout   seconds until an engine has to be ready (600)
     drain_timeout  seconds that running requests have when an engine is stopped (30)
@@ -218,12 +216,8 @@ def build(args: dict):
     command = [args.pop("program", "deepinfer"), "serve", *map(str, args.pop("arguments", []))]
     if not gpus:
         command += ["--device", "cpu", "--threads", str(max(1, int(cpus)))]
-    replicas = args.pop("replicas", 1)
-    scale = {"autoscaling_config": replicas} if isinstance(replicas, dict) else {"num_replicas": replicas}
-    engine = Engine.options(ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
-                            graceful_shutdown_timeout_s=drain + 15, **scale)
-    ingress = Ingress.options(num_replicas=args.pop("ingresses", 1), ray_actor_options={"num_cpus": 0},
-                              graceful_shutdown_timeout_s=drain + 30)
+    engine = Engine.options(ray_actor_options={"num_cpus": cpus, "num_gpus": gpus}, graceful_shutdown_timeout_s=drain + 15)
+    ingress = Ingress.options(ray_actor_options={"num_cpus": 0}, graceful_shutdown_timeout_s=drain + 30)
     load, retry_for = args.pop("load_timeout", 600), args.pop("retry_for", 60)
     if args:
         raise ValueError(f"unknown args {', '.join(sorted(args))}: the docstring of build() names the known ones")

@@ -8,6 +8,7 @@ A line for each step; exit code 1 at the first that fails. It starts a Ray of it
 import asyncio
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -18,15 +19,13 @@ import yaml
 
 from fleet import MODEL, PROGRAM, ROOT, Load, Server, expected_answers, free_port
 
-sys.path.insert(0, str(ROOT / "deploy/ray"))
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ["PYTHONPATH"] = str(ROOT / "deploy/ray")  # of the workers
 
 import ray  # noqa: E402
 from ray import serve  # noqa: E402
+from ray.serve.context import _get_global_client  # noqa: E402
 from ray.serve.schema import ServeDeploySchema  # noqa: E402
-
-import deepinfer_ray  # noqa: E402
 
 NAME = "deepinfer"
 
@@ -48,19 +47,41 @@ def wait(condition, what, timeout=180):
         time.sleep(0.1)
 
 
-def deploy(replicas, **more):
-    arguments = {"program": PROGRAM, "arguments": ["--model", str(MODEL)], "replicas": replicas, "cpus": 1,
-                 "drain_timeout": 20, "load_timeout": 120, "retry_for": 120} | more
-    serve.run(deepinfer_ray.build(arguments), name=NAME, route_prefix="/")
+def deploy(engines_wanted):
+    """What `serve deploy` does with serve.yaml, with our program, model and number of engines in it."""
+    config = yaml.safe_load((ROOT / "deploy/ray/serve.yaml").read_text())
+    application = config["applications"][0]
+    application["args"] |= {"program": PROGRAM, "arguments": ["--model", str(MODEL)], "drain_timeout": 20, "retry_for": 120}
+    next(d for d in application["deployments"] if d["name"] == "Engine")["num_replicas"] = engines_wanted
+    _get_global_client().deploy_apps(ServeDeploySchema(**config))
+    wait(lambda: serve.status().applications[NAME].status == "RUNNING" and running() == engines_wanted,
+         f"{engines_wanted} engines")
 
 
 def running():
-    return serve.status().applications[NAME].deployments["Engine"].replica_states.get("RUNNING", 0)
+    engine = serve.status().applications[NAME].deployments.get("Engine")
+    return engine.replica_states.get("RUNNING", 0) if engine else 0
 
 
 def lossless(load, what):
     assert not load.lost, f"{what}: {len(load.lost)} lost: {load.lost[:3]}"
     print(f"{what}: {load.answered} answers right ({load.streamed} streams) in {load.seconds:.1f} s, none lost", flush=True)
+
+
+def left(url):
+    """A client that goes away: its sequence ends too, in the server behind the engine behind the ingress."""
+    def sequences():
+        text = httpx.get(url + "/metrics", timeout=30).text
+        return int(float(re.search(r"^deepinfer:num_requests_running\{.* (\S+)$", text, re.MULTILINE).group(1)))
+
+    body = {"prompt": "Once", "max_tokens": 8000, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", url + "/v1/completions", json=body, timeout=60) as stream:
+        lines = stream.iter_lines()  # kept: its end would close the connection
+        next(lines)
+        wait(lambda: sequences() == 1, "the stream's sequence runs", 20)
+    began = time.monotonic()
+    wait(lambda: sequences() == 0, "the sequence of a client that left ends", 20)
+    print(f"a client that leaves: its sequence ended after {time.monotonic() - began:.2f} s", flush=True)
 
 
 def check(url):
@@ -75,11 +96,13 @@ def check(url):
     wrong = httpx.post(url + "/v1/chat/completions", json={"messages": "no"}, timeout=60)
     assert wrong.status_code == 400 and wrong.json()["error"]["code"] == "invalid_value", wrong.text
     assert expected_answers(url) == expected, "the application says something else than the server"
+    left(url)
     one = asyncio.run(Load(url, expected, clients=8).run(6))
     lossless(one, f"one engine ({alone.answered / alone.seconds:.1f} requests/s without Ray, {one.answered / one.seconds:.1f} with)")
 
+    before = engines()
     load = asyncio.run(Load(url, expected, clients=12).run(10, (1, lambda: deploy(2))))
-    wait(lambda: running() == 2, "two engines")
+    assert set(before) <= set(engines()), "the engine that was there was replaced"
     lossless(load, "from one engine to two under load")
 
     first = engines()
@@ -102,9 +125,6 @@ def check(url):
 
 
 def main():
-    config = yaml.safe_load((ROOT / "deploy/ray/serve.yaml").read_text())
-    ServeDeploySchema(**config)
-    print("serve.yaml: Ray takes it")
     port = free_port()
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=bool(os.environ.get("RAY_LOG")), _metrics_export_port=free_port())
     try:

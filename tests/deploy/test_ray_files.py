@@ -22,6 +22,8 @@ def test_the_import_path_and_its_args():
     known = {node.args[0].value for node in ast.walk(build) if isinstance(node, ast.Call)
              and isinstance(node.func, ast.Attribute) and node.func.attr == "pop" and node.args}
     assert set(APPLICATION["args"]) == known
+    classes = {node.name for node in TREE.body if isinstance(node, ast.ClassDef) and node.decorator_list}
+    assert {deployment["name"] for deployment in APPLICATION["deployments"]} == classes
     documented = set(re.findall(r"^    (\w+(?:, \w+)?)  +", ast.get_docstring(build, clean=False), re.MULTILINE))
     assert {word for words in documented for word in words.split(", ")} == known
 
