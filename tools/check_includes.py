@@ -51,6 +51,7 @@ SYSTEM = [
     (r"boost/(beast|asio)", ["server", "cli"], "HTTP is the server's business"),
     (r"(cuda|cublas|nccl|nvml|cupti)\w*\.h|cuda/", ["backend/cuda"], "CUDA headers stay in backend/cuda"),
     (r"nvtx", ["backend/cuda", "profile"], "ranges for NVIDIA's tools are the profiler's business"),
+    (r"gloo/", ["comm"], "ranks talk through a Communicator"),
     (r"curl/", ["hub"], "what is fetched over the network is the hub's business"),
     (r"regex$", [], "std::regex overflows the stack on long input: use a scanner or PCRE2"),
 ]

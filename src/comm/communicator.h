@@ -45,8 +45,8 @@ class Communicator {
   virtual void broadcast(std::span<std::byte> data, int root) = 0;
 
   // From one rank to another, in the order of the calls of these two; nobody else takes part. A message of up
-  // to kEagerBytes may be taken before the other side asks for it (two of them at most), a longer one returns
-  // when it was received.
+  // to kEagerBytes may be taken before the other side asks for it (two of them, hardly more); for a longer
+  // one this returns when it was received.
   virtual void send(std::span<const std::byte> data, int to) = 0;
   virtual void receive(std::span<std::byte> data, int from) = 0;
   static constexpr size_t kEagerBytes = size_t{1} << 20;

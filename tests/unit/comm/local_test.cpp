@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "ranks.h"
 
 namespace deepinfer {
 namespace {
@@ -21,186 +22,11 @@ namespace {
 using namespace std::chrono_literals;
 using testing::HasSubstr;
 
-constexpr auto kLong = 60s;  // never reached by a test that passes
+using test::kLong;
 
-// What each rank's work threw; empty: nothing.
 std::vector<std::string> run(int ranks, const std::function<void(Communicator&)>& work,
                              std::chrono::milliseconds timeout = kLong) {
-  auto all = local_communicators(ranks, timeout);
-  std::vector<std::string> errors(ranks);
-  std::vector<std::thread> threads;
-  for (int r = 0; r < ranks; ++r) {
-    threads.emplace_back([&, r] {
-      const std::unique_ptr<Communicator> mine = std::move(all[r]);  // gone when this rank ends
-      try {
-        work(*mine);
-      } catch (const CommError& e) {
-        EXPECT_EQ(e.rank(), r);
-        errors[r] = e.what();
-      }
-    });
-  }
-  for (std::thread& t : threads) t.join();
-  return errors;
-}
-
-// Cheap, for sanitizers make every step of a real generator dear.
-std::vector<std::byte> bytes_of(int rank, size_t n, int seed) {
-  std::vector<std::byte> b(n);
-  uint32_t x = static_cast<uint32_t>(1000 * seed + rank + 1);
-  for (std::byte& v : b) v = static_cast<std::byte>((x = x * 1664525 + 1013904223) >> 24);
-  return b;
-}
-
-std::vector<float> floats_of(int rank, size_t n, int seed) {
-  std::mt19937 random(static_cast<uint32_t>(1000 * seed + rank));
-  std::vector<float> v(n);
-  for (size_t i = 0; i < n; ++i) v[i] = static_cast<float>(i % 64 ? i * 0.3 - 7.0 * rank : random() * 1e-7);
-  return v;
-}
-
-// Around the borders between lines, between the staged and the direct form, and uneven slices.
-const std::vector<size_t> kSizes = {0,    1,    7,    15,   16,   17,    100,  2048,
-                                    5461, 5462, 8191, 8192, 8193, 10923, 65537};
-
-class Ranks : public testing::TestWithParam<int> {};
-INSTANTIATE_TEST_SUITE_P(, Ranks, testing::Values(1, 2, 3, 4, 7));
-
-TEST_P(Ranks, AllReduceAddsInTheOrderOfRanks) {
-  const int ranks = GetParam();
-  const auto errors = run(ranks, [&](Communicator& c) {
-    for (size_t i = 0; i < kSizes.size(); ++i) {
-      const size_t n = kSizes[i];
-      std::vector<float> expected = floats_of(0, n, static_cast<int>(i));
-      for (int r = 1; r < ranks; ++r) {
-        const std::vector<float> other = floats_of(r, n, static_cast<int>(i));
-        for (size_t k = 0; k < n; ++k) expected[k] += other[k];
-      }
-      std::vector<float> values = floats_of(c.rank(), n, static_cast<int>(i));
-      c.all_reduce(values);
-      EXPECT_TRUE(n == 0 || std::memcmp(values.data(), expected.data(), n * sizeof(float)) == 0)
-          << "rank " << c.rank() << ", " << n << " values";
-    }
-  });
-  EXPECT_THAT(errors, testing::Each(""));
-}
-
-TEST_P(Ranks, AllReduceKeepsTheSignOfZero) {
-  const auto errors = run(GetParam(), [&](Communicator& c) {
-    std::vector<float> values(33, -0.0f);
-    c.all_reduce(values);
-    for (const float v : values) EXPECT_TRUE(std::signbit(v));
-  });
-  EXPECT_THAT(errors, testing::Each(""));
-}
-
-TEST_P(Ranks, AllGatherIsByRank) {
-  const int ranks = GetParam();
-  const auto errors = run(ranks, [&](Communicator& c) {
-    for (const size_t n : kSizes) {
-      std::vector<std::byte> expected;
-      for (int r = 0; r < ranks; ++r) {
-        const auto part = bytes_of(r, n, 1);
-        expected.insert(expected.end(), part.begin(), part.end());
-      }
-      std::vector<std::byte> all(n * ranks);
-      c.all_gather(bytes_of(c.rank(), n, 1), all);
-      EXPECT_EQ(all, expected);
-      std::fill(all.begin(), all.end(), std::byte{});
-      const auto mine = bytes_of(c.rank(), n, 1);
-      const std::span<std::byte> place = std::span(all).subspan(n * c.rank(), n);
-      std::copy(mine.begin(), mine.end(), place.begin());
-      c.all_gather(place, all);  // in place
-      EXPECT_EQ(all, expected);
-    }
-  });
-  EXPECT_THAT(errors, testing::Each(""));
-}
-
-TEST_P(Ranks, BroadcastFromEachRoot) {
-  const int ranks = GetParam();
-  const auto errors = run(ranks, [&](Communicator& c) {
-    for (const size_t n : kSizes) {
-      for (int root = 0; root < ranks; ++root) {
-        std::vector<std::byte> data = bytes_of(c.rank(), n, 2);
-        c.broadcast(data, root);
-        EXPECT_EQ(data, bytes_of(root, n, 2));
-      }
-    }
-  });
-  EXPECT_THAT(errors, testing::Each(""));
-}
-
-TEST_P(Ranks, AllToAllSendsRowsToRanks) {
-  const int ranks = GetParam();
-  const auto errors = run(ranks, [&](Communicator& c) {
-    for (const size_t n : kSizes) {
-      std::vector<std::byte> mine, expected, all(n * ranks);
-      for (int r = 0; r < ranks; ++r) {
-        const auto out = bytes_of(c.rank(), n, 10 + r), in = bytes_of(r, n, 10 + c.rank());
-        mine.insert(mine.end(), out.begin(), out.end());
-        expected.insert(expected.end(), in.begin(), in.end());
-      }
-      c.all_to_all(mine, all);
-      EXPECT_EQ(all, expected);
-    }
-  });
-  EXPECT_THAT(errors, testing::Each(""));
-}
-
-TEST_P(Ranks, MessagesKeepTheirOrder) {
-  const int ranks = GetParam();
-  if (ranks == 1) return;
-  const size_t kBig = Communicator::kEagerBytes + 1;
-  const auto errors = run(ranks, [&](Communicator& c) {
-    const int next = (c.rank() + 1) % ranks, before = (c.rank() + ranks - 1) % ranks;
-    for (int round = 0; round < 50; ++round) {
-      const size_t n = round % 10 == 9 ? kBig : static_cast<size_t>(round * 37);
-      std::vector<std::byte> got(n);
-      const auto receive = [&] {
-        c.receive(got, before);
-        EXPECT_EQ(got, bytes_of(before, n, round));
-      };
-      const bool first = c.rank() % 2 == 1;  // long messages wait, so somebody must receive first
-      if (first) receive();
-      c.send(bytes_of(c.rank(), n, round), next);
-      if (!first) receive();
-    }
-  });
-  EXPECT_THAT(errors, testing::Each(""));
-}
-
-TEST(Local, ShortMessagesNeedNoReceiver) {
-  const auto errors = run(2, [](Communicator& c) {
-    std::vector<std::byte> data(100), got(100);
-    for (int i = 0; i < 2; ++i) c.send(data, 1 - c.rank());
-    for (int i = 0; i < 2; ++i) c.receive(got, 1 - c.rank());
-  });
-  EXPECT_THAT(errors, testing::Each(""));
-}
-
-// The memory of one call is written again at once by the next: what a slow rank still reads must not change.
-TEST(Local, ManyCallsInARow) {
-  for (const int ranks : {2, 3, 5}) {
-    std::atomic<int> wrong{0};
-    const auto errors = run(ranks, [&](Communicator& c) {
-      std::vector<float> small(64), large(20000);
-      std::vector<std::byte> id(8);
-      for (int round = 0; round < 400; ++round) {
-        std::fill(small.begin(), small.end(), static_cast<float>(round));
-        c.all_reduce(small);
-        for (const float v : small) wrong += v != static_cast<float>(round * ranks);
-        if (round % 3 == 0) c.broadcast(id, round % ranks);
-        if (round % 8 == 0) {
-          std::fill(large.begin(), large.end(), static_cast<float>(round));
-          c.all_reduce(large);
-          for (const float v : large) wrong += v != static_cast<float>(round * ranks);
-        }
-      }
-    });
-    EXPECT_THAT(errors, testing::Each(""));
-    EXPECT_EQ(wrong, 0);
-  }
+  return test::run(local_communicators, ranks, work, timeout);
 }
 
 TEST(Local, WakesAfterItSlept) {
@@ -235,19 +61,6 @@ TEST(Local, ARankThatIsGoneEndsTheCallsOfTheOthers) {
   }
 }
 
-TEST(Local, ARankMayLeaveAfterItsLastCall) {
-  for (int round = 0; round < 200; ++round) {
-    const auto errors = run(3, [&](Communicator& c) {
-      std::vector<float> values(round % 2 ? 10 : 4000, 1.0f);
-      c.all_reduce(values);
-      if (c.rank() == 0) c.send(std::as_bytes(std::span(values)), 1);
-      if (c.rank() == 1) c.receive(std::as_writable_bytes(std::span(values)), 0);
-      EXPECT_EQ(values[0], 3.0f);
-    });
-    ASSERT_THAT(errors, testing::Each("")) << round;
-  }
-}
-
 TEST(Local, AStalledRankIsATimeOut) {
   for (const size_t n : {size_t{4}, size_t{100000}}) {
     const auto start = std::chrono::steady_clock::now();
@@ -256,12 +69,12 @@ TEST(Local, AStalledRankIsATimeOut) {
         [&](Communicator& c) {
           std::vector<float> values(n, 1.0f);
           c.all_reduce(values);
-          if (c.rank() == 1) std::this_thread::sleep_for(400ms);
+          if (c.rank() == 1) std::this_thread::sleep_for(2s);
           c.all_reduce(values);
         },
-        50ms);
+        600ms);
     EXPECT_LT(std::chrono::steady_clock::now() - start, 20s);
-    EXPECT_THAT(errors, testing::Contains(HasSubstr("rank 1 did not come within 50 ms")).Times(3));
+    EXPECT_THAT(errors, testing::Contains(HasSubstr("rank 1 did not come within 600 ms")).Times(3));
     EXPECT_THAT(errors[1], HasSubstr("the group has ended: rank "));  // when it comes at last
   }
 }
@@ -335,38 +148,6 @@ TEST(Local, AbortAtAnyTime) {
     for (std::thread& t : threads) t.join();
     EXPECT_EQ(ended, 3);
   }
-}
-
-TEST(Local, CallsThatDisagreeEndTheGroup) {
-  const auto both = [](const std::function<void(Communicator&)>& work) {
-    const auto errors = run(2, work);
-    EXPECT_THAT(errors, testing::Each(testing::Not("")));
-    return errors[0] + errors[1];
-  };
-  std::vector<std::vector<float>> v(2, std::vector<float>(100000));
-  EXPECT_THAT(
-      both([&](Communicator& c) { c.all_reduce(std::span(v[c.rank()]).first(c.rank() ? 50000 : 50001)); }),
-      HasSubstr("of 200004 bytes"));
-  EXPECT_THAT(both([&](Communicator& c) {
-                if (c.rank() == 0) return c.all_reduce(std::span(v[0]).first(4));
-                c.broadcast(std::as_writable_bytes(std::span(v[1]).first(4)), 0);
-              }),
-              HasSubstr("broadcast of 16 bytes from rank 0"));
-  EXPECT_THAT(both([&](Communicator& c) {
-                c.broadcast(std::as_writable_bytes(std::span(v[c.rank()]).first(4)), c.rank());
-              }),
-              HasSubstr("from rank 1"));
-  EXPECT_THAT(both([&](Communicator& c) {
-                const auto bytes = std::as_writable_bytes(std::span(v[c.rank()]));
-                if (c.rank() == 0) {
-                  c.send(bytes.first(10), 1);
-                  c.send(bytes.first(10), 1);
-                  c.send(bytes.first(10), 1);
-                } else {
-                  c.receive(bytes.first(11), 0);
-                }
-              }),
-              HasSubstr("rank 0 sends 10 bytes, this one expects 11"));
 }
 
 TEST(Local, WrongArgumentsEndTheGroup) {
