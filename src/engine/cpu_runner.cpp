@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/pages.h"
+#include "comm/communicator.h"
 
 namespace deepinfer {
 namespace {
@@ -39,13 +40,18 @@ Result<std::unique_ptr<CpuRunner>> CpuRunner::create(std::unique_ptr<ThreadPool>
                              r->model_->config().hidden * static_cast<int64_t>(sizeof(float))));
   r->last_token_.assign(o.max_num_seqs, 0);
   r->slots_.last_token = make_tensor(r->last_token_.data(), DType::kI32, {o.max_num_seqs});
-  r->context_ = {.pool = r->pool_.get(), .profiler = o.profiler};
+  if (o.slots != nullptr) r->slots_ = *o.slots;
+  r->context_ = {.pool = r->pool_.get(), .comm = o.comm, .profiler = o.profiler};
   DI_ASSIGN(Buffer scratch, Buffer::allocate(r->model_->scratch_bytes(r->context_, o.max_num_batched_tokens,
                                                                       r->logit_rows_)));
   r->scratch_memory_ = {scratch.data(), scratch.size()};
   r->scratch_ = Arena(std::move(scratch));
   r->context_.scratch = &r->scratch_;
   return r;
+}
+
+bool CpuRunner::samples() const {
+  return context_.comm == nullptr || context_.comm->rank() == 0;
 }
 
 void CpuRunner::flatten(const Step& step) {
@@ -118,6 +124,7 @@ void CpuRunner::score(const Step& step) {
     const size_t count = std::min(most, scored.size() - first);
     score_piece(hidden, first, count, all);
   }
+  if (!samples()) return model_->head(context_, flat_.batch, hidden, {});
   auto next = all.begin();
   for (const StepRow& row : step.rows) {
     if (row.targets.empty()) continue;
@@ -135,6 +142,7 @@ void CpuRunner::score_piece(const Tensor& hidden, size_t first, size_t count, st
   batch.logit_token = std::span<const int32_t>(flat_.scored_token).subspan(first, count);
   const Tensor logits = make_tensor(logits_memory_.data(), DType::kF32, {n, info_.vocab_size});
   model_->head(context_, batch, hidden, logits);
+  if (!samples()) return;
   const auto top = std::span(flat_.target_top).subspan(first, count);
   const int64_t most = *std::max_element(top.begin(), top.end());
   ScoreParams p{.logits = logits, .top = static_cast<int32_t>(most)};

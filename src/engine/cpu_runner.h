@@ -15,6 +15,10 @@ struct CpuRunnerOptions {
   int64_t num_blocks = 0;
   DType kv_dtype = DType::kF16;
   Profiler* profiler = nullptr;  // of the operations; outlives the runner
+  // With several ranks: this one's, and where rank 0 keeps last tokens (others only read them). Rank 0
+  // samples and scores; others run forward alone.
+  Communicator* comm = nullptr;
+  const SlotTable* slots = nullptr;
 };
 
 class CpuRunner final : public ModelRunner {
@@ -35,6 +39,10 @@ class CpuRunner final : public ModelRunner {
   // Logits of the last forward, [S, V]: for tests and for quality measurements.
   Tensor logits() const { return logits_; }
 
+  const SlotTable& slots() const { return slots_; }
+  // Another group of as many ranks, when the one before has failed.
+  void join(Communicator* comm) { context_.comm = comm; }
+
  private:
   // The step's rows as flat arrays; capacity is kept from step to step.
   struct Flat {
@@ -46,6 +54,7 @@ class CpuRunner final : public ModelRunner {
   };
 
   CpuRunner() = default;
+  bool samples() const;  // whether logits are wanted here
   void flatten(const Step& step);
   void score(const Step& step);
   void score_piece(const Tensor& hidden, size_t first, size_t count, std::vector<OutputToken>& out);

@@ -12,6 +12,7 @@
 #include "engine/measured_memory.h"
 #include "model/quantization.h"
 #include "model/shape.h"
+#include "model/shard.h"
 #include "ops/params.h"
 #include "tensor/kv_cache.h"
 
@@ -87,9 +88,9 @@ struct Cache {
   int64_t block_bytes = 0;  // of one device
 };
 
-Cache cache_of(const Config& config, const ModelConfig& model, DType dtype, int count, Estimate& e) {
+Cache cache_of(const Config& config, const ModelConfig& model, DType dtype, int kv_heads, Estimate& e) {
   std::vector<KvGroupSpec> groups = full_attention_groups(model, model.layers, dtype);
-  for (KvGroupSpec& g : groups) g.kv_heads = std::max(g.kv_heads / count, 1);
+  for (KvGroupSpec& g : groups) g.kv_heads = kv_heads;
   const auto bytes = static_cast<int64_t>(KvCache::block_bytes(groups, config.gpu.block_size));
   e.block_size = config.gpu.block_size;
   e.kv_dtype = info(dtype).name;
@@ -104,7 +105,9 @@ Result<Estimate> on_cpu(const Config& config, const Checkpoint& checkpoint, cons
   e.device = "CPU";
   e.total_bytes = e.usable_bytes = target.memory_bytes;
   e.weight_bytes = loaded_bytes(checkpoint.weights);
-  const Cache cache = cache_of(config, checkpoint.config, kv, 1, e);
+  // All ranks share one memory. A KV head at their border stands there twice.
+  DI_ASSIGN(const int kv_heads, kv_heads_of_ranks(checkpoint.config, config.gpu.tensor_parallel_size));
+  const Cache cache = cache_of(config, checkpoint.config, kv, kv_heads, e);
   DI_ASSIGN(const int wanted, wanted_model_len(config, checkpoint.config));
   HostMemory memory = host_memory(config, checkpoint, target.memory_bytes);
   if (const Result<void> fit = check_host_weights(memory, checkpoint.path.string()); !fit) {
@@ -115,7 +118,7 @@ Result<Estimate> on_cpu(const Config& config, const Checkpoint& checkpoint, cons
   memory.block_bytes = cache.block_bytes;
   Estimate unused;
   if (kv != DType::kI8 && kv != DType::kF8E4M3)
-    memory.int8_block_bytes = cache_of(config, checkpoint.config, DType::kI8, 1, unused).block_bytes;
+    memory.int8_block_bytes = cache_of(config, checkpoint.config, DType::kI8, kv_heads, unused).block_bytes;
   take_plan(plan_host_cache(memory), cache.block_bytes, e);
   return e;
 }
@@ -167,7 +170,8 @@ Result<Estimate> on_gpu(const Config& config, const Checkpoint& checkpoint, cons
   const auto total = static_cast<size_t>(e.total_bytes);
   e.usable_bytes = static_cast<int64_t>(requested_bytes(total, request.utilization));
   e.weight_bytes = part(static_cast<int64_t>(gpu_weight_bytes(checkpoint.weights)), target.count);
-  const Cache cache = cache_of(config, checkpoint.config, types.kv, target.count, e);
+  const int kv_heads = std::max(checkpoint.config.kv_heads / target.count, 1);
+  const Cache cache = cache_of(config, checkpoint.config, types.kv, kv_heads, e);
   MeasuredMemory m = predicted(config, checkpoint.config, tuning, target, e);
   // A block's tokens stand in the history besides.
   m.block_bytes =

@@ -31,12 +31,11 @@ std::vector<std::string> served_names(const Config& config, const fs::path& path
 
 // What this build cannot do yet is refused here, by name, before anything is read.
 Result<void> check_settings(const Config& c) {
-  if (c.gpu.tensor_parallel_size != 1 || c.gpu.pipeline_parallel_size != 1)
-    return make_error(
-        ErrorCode::kConfig,
-        "gpu.tensor_parallel_size {}, gpu.pipeline_parallel_size {}: this build runs on one device, "
-        "expected 1 and 1",
-        c.gpu.tensor_parallel_size, c.gpu.pipeline_parallel_size);
+  if (c.gpu.pipeline_parallel_size != 1)
+    return make_error(ErrorCode::kConfig,
+                      "gpu.pipeline_parallel_size: got {}, expected 1: this build runs all layers on one "
+                      "device, or shares each of them (gpu.tensor_parallel_size)",
+                      c.gpu.pipeline_parallel_size);
   if (!c.gpu.enable_chunked_prefill && c.model.max_model_len > c.gpu.max_num_batched_tokens)
     return make_error(ErrorCode::kConfig,
                       "gpu.max_num_batched_tokens: got {}, expected at least model.max_model_len ({}) when "

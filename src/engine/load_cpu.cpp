@@ -1,12 +1,13 @@
 #include <algorithm>
+#include <chrono>
 
 #include "backend/cpu_kernels.h"
 #include "base/check.h"
 #include "base/limits.h"
-#include "engine/cpu_runner.h"
 #include "engine/host_memory_plan.h"
 #include "engine/load.h"
 #include "engine/load_plan.h"
+#include "engine/parallel_runner.h"
 #include "model/model.h"
 #include "model/quantization.h"
 
@@ -51,6 +52,35 @@ HostMemory host_memory(const Config& config, const Checkpoint& checkpoint, int64
           .auto_max_model_len = config.model.max_model_len == 0};
 }
 
+namespace {
+
+std::chrono::milliseconds stall_limit(const Config& config) {
+  constexpr double kDay = 86400;
+  return std::chrono::milliseconds(static_cast<int64_t>(std::min(config.server.stall_timeout, kDay) * 1000));
+}
+
+// "2 ranks of 1 thread".
+std::string threads_text(const RankModels& ranks) {
+  const int most = ranks.pools.front()->size(), least = ranks.pools.back()->size();
+  const auto threads = [](int n) { return fmt::format("{} thread{}", n, n == 1 ? "" : "s"); };
+  if (ranks.pools.size() == 1) return fmt::format("{} threads", most);
+  const std::string each = most == least ? threads(most) : fmt::format("{} or {} threads", most, least);
+  return fmt::format("{} ranks of {}", ranks.pools.size(), each);
+}
+
+Result<std::unique_ptr<ModelRunner>> make_runner(RankModels ranks, const CpuRunnerOptions& options,
+                                                 std::chrono::milliseconds timeout) {
+  if (ranks.models.size() == 1) {
+    DI_ASSIGN(std::unique_ptr<CpuRunner> one,
+              CpuRunner::create(std::move(ranks.pools.front()), std::move(ranks.models.front()), options));
+    return std::unique_ptr<ModelRunner>(std::move(one));
+  }
+  DI_ASSIGN(std::unique_ptr<ParallelRunner> all, ParallelRunner::create(std::move(ranks), options, timeout));
+  return std::unique_ptr<ModelRunner>(std::move(all));
+}
+
+}  // namespace
+
 Result<LoadedRunner> load_on_cpu(const Config& config, const Checkpoint& checkpoint, Profiler* profiler) {
   DI_ASSIGN(const DType kv, cpu_kv_dtype(config, checkpoint.config));
   DI_TRY(check_cpu_block_size(config.gpu.block_size));
@@ -59,33 +89,34 @@ Result<LoadedRunner> load_on_cpu(const Config& config, const Checkpoint& checkpo
   DI_TRY(check_host_weights(memory, checkpoint.path.string()));
   DI_ASSIGN(const int wanted, wanted_model_len(config, checkpoint.config));
 
-  auto pool = std::make_unique<ThreadPool>(config.cpu.threads != 0 ? config.cpu.threads : limits.threads);
-  Context context{.pool = pool.get()};
-  DI_ASSIGN(std::unique_ptr<Model> model, make_model(checkpoint.config, checkpoint.weights, context));
+  const int threads = config.cpu.threads != 0 ? config.cpu.threads : limits.threads;
+  const int size = config.gpu.tensor_parallel_size;
+  DI_ASSIGN(RankModels ranks, make_rank_models(checkpoint, size, threads, stall_limit(config)));
   checkpoint.weights.release_pages();  // packed copies serve from here on
 
-  const auto block_bytes = [&](DType type) {
-    return static_cast<int64_t>(KvCache::block_bytes(model->kv_groups(type), config.gpu.block_size));
-  };
   memory.max_model_len = wanted;
-  memory.block_bytes = block_bytes(kv);
-  if (kv != DType::kI8 && kv != DType::kF8E4M3) memory.int8_block_bytes = block_bytes(DType::kI8);
+  memory.block_bytes = block_bytes(ranks, kv, config.gpu.block_size);
+  if (kv != DType::kI8 && kv != DType::kF8E4M3)
+    memory.int8_block_bytes = block_bytes(ranks, DType::kI8, config.gpu.block_size);
   DI_ASSIGN(const CachePlan plan, plan_host_cache(memory));
-  LoadSummary summary{.device = fmt::format("CPU: {} threads, {} kernels", pool->size(), cpu::kernels_name()),
-                      .weight_bytes = static_cast<int64_t>(context.weights->allocated()),
+  LoadSummary summary{.device = fmt::format("CPU: {}, {} kernels", threads_text(ranks), cpu::kernels_name()),
+                      .weight_bytes = ranks.weight_bytes,
                       .kv_bytes = plan.num_blocks * memory.block_bytes,
                       .kv_blocks = plan.num_blocks,
                       .block_size = config.gpu.block_size,
                       .kv_dtype = std::string(info(kv).name)};
-  DI_ASSIGN(std::unique_ptr<CpuRunner> runner,
-            CpuRunner::create(std::move(pool), std::move(model),
-                              {.max_num_seqs = config.gpu.max_num_seqs,
-                               .max_num_batched_tokens = config.gpu.max_num_batched_tokens,
-                               .max_model_len = plan.max_model_len,
-                               .num_blocks = plan.num_blocks,
-                               .kv_dtype = kv,
-                               .profiler = profiler}));
-  return LoadedRunner{std::move(runner), std::string(info(kv).name), std::move(summary)};
+  DI_ASSIGN(std::unique_ptr<ModelRunner> runner,
+            make_runner(std::move(ranks),
+                        {.max_num_seqs = config.gpu.max_num_seqs,
+                         .max_num_batched_tokens = config.gpu.max_num_batched_tokens,
+                         .max_model_len = plan.max_model_len,
+                         .num_blocks = plan.num_blocks,
+                         .kv_dtype = kv,
+                         .profiler = profiler},
+                        stall_limit(config)));
+  std::string kernels(info(kv).name);
+  if (size > 1) kernels += fmt::format(" tp{}", size);  // sums over ranks have an order of their own
+  return LoadedRunner{std::move(runner), std::move(kernels), std::move(summary)};
 }
 
 }  // namespace deepinfer

@@ -164,6 +164,11 @@ Result<LoadedRunner> load_on_gpu(const Config& config, const Checkpoint& checkpo
                                  std::unique_ptr<cuda::Gpu> gpu, const GpuInfo& info, Profiler* profiler) {
   const GpuTuning tuning = resolve_tuning(config.gpu, info);
   if (!tuning.warning.empty()) log::warn("{}", tuning.warning);
+  if (config.gpu.tensor_parallel_size != 1)
+    return make_error(ErrorCode::kConfig,
+                      "gpu.tensor_parallel_size: got {}, expected 1 on a GPU: this build shares layers among "
+                      "ranks of a CPU only (gpu.device cpu)",
+                      config.gpu.tensor_parallel_size);
   DI_TRY(check_gpu_model(checkpoint.config));
   DI_TRY(check_gpu_block_size(config.gpu.block_size));
   DI_ASSIGN(const GpuTypes types, gpu_types(config, checkpoint.config, tuning));

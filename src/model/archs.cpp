@@ -1,5 +1,6 @@
 // The table of architectures.
 #include "base/check.h"
+#include "comm/communicator.h"
 #include "model/arch/arch.h"
 #include "model/model.h"
 
@@ -33,7 +34,10 @@ Result<std::unique_ptr<Model>> make_model(const ModelConfig& config, const Weigh
         ErrorCode::kModel,
         "model architecture: got '{}', expected one of {}: choose a model of one of these families",
         config.arch, known_archs());
-  return arch->make(config, weights, context, {0, config.layers});
+  const Communicator* const comm = context.comm;
+  DI_ASSIGN(Shard shard, plan_shard(config, weights, comm != nullptr ? comm->rank() : 0,
+                                    comm != nullptr ? comm->size() : 1));
+  return arch->make(config, weights, context, {{0, config.layers}, std::move(shard)});
 }
 
 }  // namespace deepinfer

@@ -4,7 +4,6 @@
 #include <numbers>
 
 #include "base/check.h"
-#include "model/linear_source.h"
 #include "quant/formats.h"
 
 namespace deepinfer {
@@ -52,17 +51,17 @@ Result<Vector> Loader::vector(const std::string& name, int64_t n) const {
   return upload(v);
 }
 
-Result<Vector> Loader::biases(bool wanted, const std::vector<std::pair<std::string, int64_t>>& parts) const {
+Result<Vector> Loader::biases(bool wanted, const std::vector<NamedRows>& parts) const {
   if (!wanted) return Vector{};
   std::vector<float> all;
   for (const auto& [name, n] : parts) {
-    DI_ASSIGN(const std::vector<float> part, values(name, n));
-    all.insert(all.end(), part.begin(), part.end());
+    DI_ASSIGN(const std::vector<float> part, values(name, n.size));
+    all.insert(all.end(), part.begin() + n.run.first, part.begin() + n.run.end());
   }
   return upload(all);
 }
 
-Result<LinearWeight> Loader::linear(const std::vector<std::pair<std::string, int64_t>>& parts, int64_t cols,
+Result<LinearWeight> Loader::linear(const std::vector<NamedRows>& parts, const Extent& cols,
                                     RowOrder order) const {
   DI_ASSIGN(const LinearRows rows, read_linear(weights_, parts, cols, order, context_.pool));
   auto packed = pack(context_, rows.source);

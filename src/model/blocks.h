@@ -7,6 +7,7 @@
 
 #include "deepinfer/result.h"
 #include "model/kv_scales.h"
+#include "model/linear_source.h"
 #include "model/model_config.h"
 #include "model/weights.h"
 #include "ops/ops.h"
@@ -26,10 +27,10 @@ class Loader {
 
   // kModel when missing or of another shape or dtype.
   Result<Vector> vector(const std::string& name, int64_t n) const;
-  // Several [n_i] vectors as one, in order; none at all when `wanted` is false.
-  Result<Vector> biases(bool wanted, const std::vector<std::pair<std::string, int64_t>>& parts) const;
-  // The rows of several [rows_i, cols] matrices as one packed weight.
-  Result<LinearWeight> linear(const std::vector<std::pair<std::string, int64_t>>& parts, int64_t cols,
+  // Several [n_i] vectors (runs of them) as one, in order; none at all when `wanted` is false.
+  Result<Vector> biases(bool wanted, const std::vector<NamedRows>& parts) const;
+  // The rows of several [rows_i, cols] matrices (runs of both) as one packed weight.
+  Result<LinearWeight> linear(const std::vector<NamedRows>& parts, const Extent& cols,
                               RowOrder order = RowOrder::kConcatenated) const;
   // [head_dim / 2] F32: theta^(-2i / head_dim), scaled as the configuration or the file's own factors say.
   // Source of the llama3 form: transformers, modeling_rope_utils.py.

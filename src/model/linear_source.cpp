@@ -1,6 +1,8 @@
 #include "model/linear_source.h"
 
 #include <algorithm>
+#include <cstring>
+#include <functional>
 #include <optional>
 
 #include "base/check.h"
@@ -15,29 +17,131 @@ namespace {
 
 // One matrix: plain, or as codes.
 struct Matrix {
-  const RawTensor* plain = nullptr;
+  std::optional<RawTensor> plain;
+  Buffer own;  // plain's data, where it does not stand so in the checkpoint
   std::optional<CodedMatrix> coded;
   int64_t rows = 0;
 };
 
-using Names = std::vector<std::pair<std::string, int64_t>>;
+using Names = std::vector<NamedRows>;
 
 std::string layer_of(const std::string& name) {
   constexpr std::string_view kEnd = ".weight";
   return name.ends_with(kEnd) ? name.substr(0, name.size() - kEnd.size()) : name;
 }
 
-Result<Matrix> read_matrix(const Weights& w, const std::string& name, int64_t rows, int64_t cols,
-                           ThreadPool* pool) {
-  Matrix m{.rows = rows};
-  if (w.quant != nullptr) {
-    DI_ASSIGN(m.coded, w.quant->read(w.tensors, {layer_of(name), rows, cols}, pool));
-    if (m.coded) return m;
+void split(ThreadPool* pool, int64_t n, const std::function<void(int64_t first, int64_t last)>& work) {
+  if (pool == nullptr) return work(0, n);
+  const int threads = pool->size();
+  pool->run([&](int t) { work(n * t / threads, n * (t + 1) / threads); });
+}
+
+// Some rows and columns of a tensor; a copy when columns are cut.
+Result<void> cut_plain(const RawTensor& t, const Extent& rows, const Extent& cols, ThreadPool* pool,
+                       Matrix& m) {
+  m.plain = t;
+  RawTensor& out = *m.plain;
+  out.shape = {rows.run.count, cols.run.count};
+  const int64_t pitch = row_bytes(t.dtype, cols.size), bytes = row_bytes(t.dtype, cols.run.count);
+  out.bytes = static_cast<size_t>(rows.run.count * bytes);
+  if (cols.all()) {
+    if (out.random)
+      out.random->first += rows.run.first * cols.size;
+    else if (out.data != nullptr)
+      out.data += rows.run.first * pitch;
+    return {};
   }
-  DI_ASSIGN(m.plain, w.get(name, {rows, cols}));
-  if (!is_quantized_online(w, name)) return m;
-  DI_ASSIGN(m.coded, quantize_matrix(*m.plain, online_spec(w.online, cols), pool));
-  m.plain = nullptr;
+  DI_ASSIGN(m.own, Buffer::allocate(out.bytes));
+  const int64_t offset = row_bytes(t.dtype, cols.run.first);
+  split(pool, rows.run.count, [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r) {
+      std::byte* const to = m.own.data() + r * bytes;
+      const int64_t row = rows.run.first + r, from = row * cols.size + cols.run.first;
+      if (t.random)
+        write_random(*t.random, from, from + cols.run.count, to);
+      else
+        std::memcpy(to, t.data + row * pitch + offset, static_cast<size_t>(bytes));
+    }
+  });
+  out.data = m.own.data();
+  out.random.reset();
+  return {};
+}
+
+// Some columns of codes of 8 bits with one scale a row.
+Result<void> cut_bytes(CodedMatrix& m, const Run& run) {
+  DI_CHECK(m.dtype == DType::kF8E4M3 && m.group == m.cols, "{} columns in groups of {} to cut", m.cols,
+           m.group);
+  DI_ASSIGN(Buffer codes, Buffer::allocate(static_cast<size_t>(m.rows * run.count)));
+  for (int64_t r = 0; r < m.rows; ++r)
+    std::memcpy(codes.data() + r * run.count, m.codes + r * m.cols + run.first,
+                static_cast<size_t>(run.count));
+  m.own_codes = std::move(codes);
+  m.codes = m.own_codes.data();
+  m.cols = m.group = run.count;
+  return {};
+}
+
+// Rounded while loading: to the codes that the whole matrix would have.
+Result<void> quantize_online(const Weights& w, const RawTensor& t, const Extent& rows, const Extent& cols,
+                             ThreadPool* pool, Matrix& m) {
+  const RoundSpec spec = online_spec(w.online, cols.size);
+  const bool whole_rows = spec.group_of(cols.size) == cols.size;  // the scale is that of all columns
+  DI_TRY(cut_plain(t, rows, whole_rows ? Extent(cols.size) : cols, pool, m));
+  DI_ASSIGN(m.coded, quantize_matrix(*m.plain, spec, pool));
+  m.plain.reset();
+  m.own = {};
+  if (whole_rows && !cols.all()) return cut_bytes(*m.coded, cols.run);
+  return {};
+}
+
+// Some columns of a matrix in act order, as plain numbers.
+Result<void> plain_columns(const CodedMatrix& codes, const Run& run, ThreadPool* pool, Matrix& m) {
+  const LinearSource source = codes.source();
+  DI_TRY(check_codes(source));
+  const DType dtype = codes.scale_dtype;
+  const int64_t bytes = row_bytes(dtype, run.count);
+  DI_ASSIGN(m.own, Buffer::allocate(static_cast<size_t>(m.rows * bytes)));
+  split(pool, m.rows, [&](int64_t first, int64_t last) {
+    std::vector<float> row(static_cast<size_t>(codes.cols));
+    for (int64_t r = first; r < last; ++r) {
+      dequantize_codes(source, source.parts[0], r, row.data());
+      for (int64_t j = 0; j < run.count; ++j)
+        store_scale(dtype, row[run.first + j], m.own.data() + r * bytes, j);
+    }
+  });
+  m.plain = RawTensor{.dtype = dtype,
+                      .shape = {m.rows, run.count},
+                      .data = m.own.data(),
+                      .bytes = m.own.size(),
+                      .origin = "columns in act order"};
+  return {};
+}
+
+Result<Matrix> read_matrix(const Weights& w, const NamedRows& part, const Extent& cols, ThreadPool* pool) {
+  const auto& [name, rows] = part;
+  Matrix m{.rows = rows.run.count};
+  if (w.quant != nullptr) {
+    MatrixRequest request{layer_of(name), rows.size, cols.size};
+    bool permuted = false;
+    if (!cols.all()) {
+      DI_ASSIGN(const auto groups, w.quant->columns(w.tensors, request));
+      permuted = groups && groups->permuted;
+    }
+    const Run& run = permuted ? Run{0, cols.size} : cols.run;
+    request.cut = Cut{rows.run.first, rows.run.count, run.first, run.count};
+    DI_ASSIGN(m.coded, w.quant->read(w.tensors, request, pool));
+    if (permuted) {
+      const CodedMatrix codes = *std::exchange(m.coded, std::nullopt);
+      DI_TRY(plain_columns(codes, cols.run, pool, m));
+    }
+    if (m.coded || m.plain) return m;
+  }
+  DI_ASSIGN(const RawTensor* t, w.get(name, {rows.size, cols.size}));
+  if (is_quantized_online(w, name))
+    DI_TRY(quantize_online(w, *t, rows, cols, pool, m));
+  else
+    DI_TRY(cut_plain(*t, rows, cols, pool, m));
   return m;
 }
 
@@ -111,7 +215,7 @@ DType plain_dtype(const std::vector<Matrix>& all) {
   for (const Matrix& m : all)
     if (m.coded && m.coded->scale_dtype == DType::kF16) dtype = DType::kF16;
   for (const Matrix& m : all)
-    if (m.plain != nullptr && info(m.plain->dtype).block_elems == 1) dtype = m.plain->dtype;
+    if (m.plain && info(m.plain->dtype).block_elems == 1) dtype = m.plain->dtype;
   return dtype;
 }
 
@@ -128,21 +232,16 @@ Result<Buffer> plain_values(const Matrix& m, int64_t cols, DType dtype, ThreadPo
     return make_error(ErrorCode::kModel, "{}: {} cannot be read beside quantized matrices", m.plain->origin,
                       info(m.plain->dtype).name);
   const LinearSource source = m.coded ? m.coded->source() : LinearSource{};
-  const int threads = pool != nullptr ? pool->size() : 1;
-  const auto work = [&](int t) {
+  split(pool, m.rows, [&](int64_t first, int64_t last) {
     std::vector<float> row(static_cast<size_t>(cols));
-    for (int64_t r = m.rows * t / threads; r < m.rows * (t + 1) / threads; ++r) {
+    for (int64_t r = first; r < last; ++r) {
       if (m.coded)
         dequantize_codes(source, source.parts[0], r, row.data());
       else
         format->dequantize(m.plain->data + r * row_bytes(m.plain->dtype, cols), cols, row.data());
       write_row(dtype, row, out.data() + r * bytes);
     }
-  };
-  if (pool != nullptr)
-    pool->run(work);
-  else
-    work(0);
+  });
   return out;
 }
 
@@ -163,7 +262,7 @@ Result<LinearRows> as_plain(const std::vector<Matrix>& all, const Names& names, 
   return out;
 }
 
-Result<LinearRows> as_stored(const std::vector<Matrix>& all, int64_t cols, RowOrder order) {
+Result<LinearRows> as_stored(std::vector<Matrix> all, int64_t cols, RowOrder order) {
   LinearRows out;
   const RawTensor& first = *all.front().plain;
   if (find_format(first.dtype) == nullptr)
@@ -173,7 +272,7 @@ Result<LinearRows> as_stored(const std::vector<Matrix>& all, int64_t cols, RowOr
         "or a config.json with quantization_config",
         first.origin, info(first.dtype).name);
   out.source = {.dtype = first.dtype, .cols = cols, .order = order};
-  for (const Matrix& m : all) {
+  for (Matrix& m : all) {
     if (m.plain->dtype != first.dtype)
       return make_error(
           ErrorCode::kModel,
@@ -181,24 +280,38 @@ Result<LinearRows> as_stored(const std::vector<Matrix>& all, int64_t cols, RowOr
           "the model again with one type for all of its layers' matrices",
           m.plain->origin, info(m.plain->dtype).name, info(first.dtype).name, first.origin);
     out.source.parts.push_back({.data = m.plain->data, .rows = m.rows, .random = m.plain->random});
+    if (m.own.size() != 0) out.plain.push_back(std::move(m.own));
   }
   return out;
 }
 
 }  // namespace
 
-Result<LinearRows> read_linear(const Weights& weights, const Names& parts, int64_t cols, RowOrder order,
+Result<LinearRows> read_linear(const Weights& weights, const Names& parts, const Extent& cols, RowOrder order,
                                ThreadPool* pool) {
   std::vector<Matrix> all;
   bool coded = false;
-  for (const auto& [name, rows] : parts) {
-    DI_ASSIGN(Matrix m, read_matrix(weights, name, rows, cols, pool));
+  for (const NamedRows& part : parts) {
+    DI_ASSIGN(Matrix m, read_matrix(weights, part, cols, pool));
     coded |= m.coded.has_value();
     all.push_back(std::move(m));
   }
-  if (!coded) return as_stored(all, cols, order);
+  if (!coded) return as_stored(std::move(all), cols.run.count, order);
   if (fit_together(all)) return as_codes(std::move(all), order);
-  return as_plain(all, parts, cols, order, pool);
+  return as_plain(all, parts, cols.run.count, order, pool);
+}
+
+Result<int64_t> column_unit(const Weights& w, const std::string& name, int64_t rows, int64_t cols) {
+  constexpr int64_t kTile = 32;  // of the kernels for codes
+  if (w.quant != nullptr) {
+    DI_ASSIGN(const auto groups, w.quant->columns(w.tensors, {layer_of(name), rows, cols}));
+    if (groups) return groups->permuted ? 1 : groups->group >= cols ? kTile : groups->group;
+  }
+  const RawTensor* t = w.find(name);
+  if (t == nullptr) return int64_t{1};  // loading says so
+  if (!is_quantized_online(w, name)) return int64_t{info(t->dtype).block_elems};
+  const int64_t group = online_spec(w.online, cols).group_of(cols);
+  return group >= cols ? kTile : group;
 }
 
 }  // namespace deepinfer

@@ -7,6 +7,7 @@
 
 #include "deepinfer/result.h"
 #include "model/model_config.h"
+#include "model/shard.h"
 #include "model/weights.h"
 #include "ops/ops.h"
 
@@ -19,7 +20,7 @@ struct LayerRange {
 struct StageIO {
   Tensor hidden_in;   // [T, H] from the stage before, or none: this stage embeds
   Tensor hidden_out;  // [T, H] for the stage behind, or none: this stage has the head
-  Tensor logits;      // [S, V] F32
+  Tensor logits;      // [S, V] F32; none on ranks other than 0
 };
 
 class Model {
@@ -35,8 +36,14 @@ class Model {
   virtual size_t scratch_bytes(const Context& context, int64_t tokens, int64_t logit_rows) const = 0;
 };
 
+// What of a model is made: some layers (a stage), and a rank's share of each.
+struct ModelPart {
+  LayerRange layers;
+  Shard shard;
+};
+
 using MakeModel = Result<std::unique_ptr<Model>> (*)(const ModelConfig& config, const Weights& weights,
-                                                     Context& context, LayerRange layers);
+                                                     Context& context, const ModelPart& part);
 
 struct ModelArch {
   const char* hf_name;    // "LlamaForCausalLM"
@@ -48,6 +55,8 @@ struct ModelArch {
 const ModelArch* find_arch(const std::string& hf_or_gguf_name);
 std::string known_archs();
 
+// All layers; of them what the rank of context.comm has, or all of them when there is none. Nobody is talked
+// to.
 Result<std::unique_ptr<Model>> make_model(const ModelConfig& config, const Weights& weights,
                                           Context& context);
 

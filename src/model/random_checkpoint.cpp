@@ -78,9 +78,13 @@ Result<Checkpoint> random_checkpoint(const std::string& shape, uint64_t seed) {
   if (found == all.end())
     return make_error(ErrorCode::kConfig, "random weights: got '{}', expected one of {}", shape,
                       fmt::join(random_shapes(), ", "));
+  return random_checkpoint(found->config, shape, seed);
+}
+
+Result<Checkpoint> random_checkpoint(const ModelConfig& config, const std::string& name, uint64_t seed) {
   Checkpoint c;
-  c.path = shape;
-  c.config = found->config;
+  c.path = name;
+  c.config = config;
   c.config.dtype = "bfloat16";
   DI_ASSIGN(Buffer ones, Buffer::allocate(static_cast<size_t>(c.config.hidden) * 2));
   constexpr uint16_t kOne = 0x3f80;  // in BF16
@@ -88,7 +92,7 @@ Result<Checkpoint> random_checkpoint(const std::string& shape, uint64_t seed) {
   uint64_t tensors = 0;
   for (PlannedTensor& w : planned_tensors(c.config)) {
     RawTensor t{
-        .dtype = DType::kBF16, .shape = std::move(w.shape), .bytes = 2, .origin = shape + ": " + w.name};
+        .dtype = DType::kBF16, .shape = std::move(w.shape), .bytes = 2, .origin = name + ": " + w.name};
     for (const int64_t n : t.shape) t.bytes *= static_cast<size_t>(n);
     if (t.shape.size() == 2)
       t.random =

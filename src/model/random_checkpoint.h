@@ -18,6 +18,9 @@ std::vector<std::string> random_shapes();
 // each device makes them where it packs them (RawTensor::random). kConfig for an unknown shape.
 Result<Checkpoint> random_checkpoint(const std::string& shape, uint64_t seed);
 
+// The same of any shape; `name` is what messages call it. kMemory.
+Result<Checkpoint> random_checkpoint(const ModelConfig& config, const std::string& name, uint64_t seed);
+
 // Writes config.json and model-*.safetensors into a folder that is new or empty: what open_weights() reads
 // back, random values as a device would make them. kModel with the path and the reason.
 Result<void> save_checkpoint(const Checkpoint& checkpoint, const std::filesystem::path& folder);

@@ -3,6 +3,7 @@
 #include "backend/cpu.h"
 #include "backend/cuda.h"
 #include "base/check.h"
+#include "comm/communicator.h"
 #include "profile/profiler.h"
 
 namespace deepinfer::ops {
@@ -34,8 +35,40 @@ void check_kv(const StepBatch& b, const KvLayer& kv, int heads, const char* oper
   DI_CHECK(table.stride >= 0 && table.ids.size() >= static_cast<size_t>(table.stride) * b.num_rows,
            "{}: a block table of {} ids for {} rows of {}", operation, table.ids.size(), b.num_rows,
            table.stride);
-  DI_CHECK(kv.base != nullptr && kv.spec.kv_heads > 0 && heads > 0 && heads % kv.spec.kv_heads == 0,
+  DI_CHECK(kv.base != nullptr && kv.spec.kv_heads > 0 && heads >= kv.spec.kv_heads,
            "{}: {} query heads over {} KV heads", operation, heads, kv.spec.kv_heads);
+}
+
+void check_groups(const HeadGroups& g, int heads, int kv_heads, bool cpu) {
+  if (g.size == 0) {
+    DI_CHECK(heads % kv_heads == 0, "attention: {} query heads over {} KV heads", heads, kv_heads);
+    return;
+  }
+  DI_CHECK(g.size > 0 && g.skip >= 0 && g.skip < g.size && (g.skip + heads - 1) / g.size + 1 == kv_heads,
+           "attention: {} query heads in groups of {}, without {}, over {} KV heads", heads, g.size, g.skip,
+           kv_heads);
+  DI_CHECK(cpu || g.size * kv_heads == heads, "attention: groups of {} for {} heads, uneven on a GPU", g.size,
+           heads);
+}
+
+// The communicator when there is anything to talk about.
+Communicator* peers(Context& context) {
+  if (context.comm == nullptr || context.comm->size() == 1) return nullptr;
+  DI_CHECK(on_cpu(context), "several ranks on a GPU");
+  return context.comm;
+}
+
+// Those among whom a vocabulary is dealt; null: nobody.
+Communicator* peers(Context& context, std::span<const Run> vocab) {
+  Communicator* const comm = vocab.size() <= 1 ? nullptr : peers(context);
+  DI_CHECK(vocab.size() <= 1 || (comm != nullptr && std::ssize(vocab) == comm->size()),
+           "a vocabulary of {} ranks", vocab.size());
+  return comm;
+}
+
+std::span<float> values_of(const Tensor& t) {
+  DI_CHECK(t.contiguous(), "{}: a sum over ranks wants rows side by side", t.describe());
+  return {t.as<float>(), static_cast<size_t>(t.elems())};
 }
 
 void check_weight(const LinearWeight* w, const char* what, int64_t rows, int64_t cols) {
@@ -73,7 +106,17 @@ void embed(Context& context, const EmbedParams& p) {
   check_tensor(p.out, "embed.out", DType::kF32, {p.batch->num_tokens, p.table->cols});
   if (p.slots != nullptr) check_tensor(p.slots->last_token, "embed.slots", DType::kI32, {-1});
   const Span span(context.profiler, Phase::kEmbed, p.batch->num_tokens);
-  on_cpu(context) ? cpu::embed(context, p) : cuda::embed(context, p);
+  Communicator* const comm = peers(context, p.vocab);
+  if (comm == nullptr) {
+    on_cpu(context) ? cpu::embed(context, p) : cuda::embed(context, p);
+    return;
+  }
+  EmbedParams part = p;
+  part.own = p.vocab[comm->rank()];
+  DI_CHECK(part.own.count == p.table->rows, "embed: {} tokens of a table of {} rows", part.own.count,
+           p.table->rows);
+  cpu::embed(context, part);
+  comm->all_reduce(values_of(p.out));
 }
 
 void rope(Context& context, const RopeParams& p) {
@@ -113,6 +156,7 @@ void attention(Context& context, const AttentionParams& p) {
   const KvGroupSpec& s = p.kv.spec;
   check_tensor(p.q, "attention.q", context.activation,
                {p.batch->num_tokens, static_cast<int64_t>(p.heads) * s.head_dim_k});
+  check_groups(p.groups, p.heads, s.kv_heads, on_cpu(context));
   check_tensor(p.out, "attention.out", context.activation,
                {p.batch->num_tokens, static_cast<int64_t>(p.heads) * s.head_dim_v});
   const Span span(context.profiler, Phase::kAttention, p.batch->num_tokens, p.batch->num_rows);
@@ -125,8 +169,19 @@ void project(Context& context, const ProjectParams& p) {
   check_weight(p.weight, "project.weight", p.residual.shape[1], p.x.shape[1]);
   DI_CHECK(p.weight->order == RowOrder::kConcatenated, "project.weight: its rows are paired");
   check_optional(p.bias, "project.bias", p.weight->rows);
+  DI_CHECK(!p.replace, "project: replacing the residual is for the ranks of a sum");
   const Span span = product_span(context, Phase::kProject, p.x.shape[0], p.weight);
-  on_cpu(context) ? cpu::project(context, p) : cuda::project(context, p);
+  Communicator* const comm = peers(context);
+  if (comm == nullptr) {
+    on_cpu(context) ? cpu::project(context, p) : cuda::project(context, p);
+    return;
+  }
+  // The residual, which all ranks have, enters the sum once: with rank 0's part. So does the bias.
+  ProjectParams own = p;
+  own.replace = comm->rank() != 0;
+  if (own.replace) own.bias = {};
+  cpu::project(context, own);
+  comm->all_reduce(values_of(p.residual));
 }
 
 void gate_up(Context& context, const GateUpParams& p) {
@@ -140,17 +195,57 @@ void gate_up(Context& context, const GateUpParams& p) {
   on_cpu(context) ? cpu::gate_up(context, p) : cuda::gate_up(context, p);
 }
 
+namespace {
+
+// The columns of the logits that other ranks have come to rank 0, row by row into their place.
+void gather_logits(Communicator& comm, const HeadParams& p, const Tensor& own) {
+  const auto bytes = [](float* values, int64_t n) { return std::as_writable_bytes(std::span(values, n)); };
+  const int64_t rows = own.shape[0];
+  if (comm.rank() != 0) {
+    for (int64_t s = 0; s < rows; ++s) comm.send(bytes(own.row<float>(s), own.shape[1]), 0);
+    return;
+  }
+  for (int r = 1; r < comm.size(); ++r)
+    for (int64_t s = 0; s < rows; ++s)
+      comm.receive(bytes(p.logits.row<float>(s) + p.vocab[r].first, p.vocab[r].count), r);
+}
+
+void head_of_rank(Context& context, Communicator& comm, const HeadParams& p) {
+  const int64_t rows = static_cast<int64_t>(p.batch->logit_token.size());
+  const Run& mine = p.vocab[comm.rank()];
+  Arena& arena = *context.scratch;
+  const size_t mark = arena.used();
+  HeadParams own = p;
+  if (comm.rank() == 0) {
+    DI_CHECK(p.vocab.back().end() == p.logits.shape[1], "head: ranks have {} of {} logits",
+             p.vocab.back().end(), p.logits.shape[1]);
+    own.logits.data = p.logits.as<float>() + mine.first;
+    own.logits.shape[1] = mine.count;
+  } else {
+    float* const room = arena.allocate_n<float>(static_cast<size_t>(rows * mine.count));
+    own.logits = make_tensor(room, DType::kF32, {rows, mine.count}, context.device);
+  }
+  cpu::head(context, own);
+  gather_logits(comm, p, own.logits);
+  arena.reset(mark);
+}
+
+}  // namespace
+
 void head(Context& context, const HeadParams& p) {
   check_batch(p.batch, "head");
   check_tensor(p.hidden, "head.hidden", DType::kF32, {p.batch->num_tokens, -1});
   const int64_t rows = static_cast<int64_t>(p.batch->logit_token.size());
-  check_tensor(p.logits, "head.logits", DType::kF32, {rows, -1});
-  check_weight(p.weight, "head.weight", p.logits.shape[1], p.hidden.shape[1]);
+  Communicator* const comm = peers(context, p.vocab);
+  if (comm == nullptr || comm->rank() == 0) check_tensor(p.logits, "head.logits", DType::kF32, {rows, -1});
+  const int64_t own_rows = comm == nullptr ? p.logits.shape[1] : p.vocab[comm->rank()].count;
+  check_weight(p.weight, "head.weight", own_rows, p.hidden.shape[1]);
   DI_CHECK(p.weight->order == RowOrder::kConcatenated, "head.weight: its rows are paired");
   check_tensor(p.norm.weight, "head.norm", DType::kF32, {p.hidden.shape[1]});
   for (const int32_t t : p.batch->logit_token)
     DI_CHECK(t >= 0 && t < p.batch->num_tokens, "head: logits of token {} of {}", t, p.batch->num_tokens);
   const Span span = product_span(context, Phase::kHead, rows, p.weight);
+  if (comm != nullptr) return head_of_rank(context, *comm, p);
   on_cpu(context) ? cpu::head(context, p) : cuda::head(context, p);
 }
 

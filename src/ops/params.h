@@ -16,6 +16,12 @@
 
 namespace deepinfer {
 
+// Some elements of a dimension, one behind the other.
+struct Run {
+  int64_t first = 0, count = 0;
+  int64_t end() const { return first + count; }
+};
+
 struct Norm {
   Tensor weight;  // [H] F32
   float eps = 1e-5f;
@@ -29,8 +35,10 @@ struct SlotTable {
 struct EmbedParams {
   const StepBatch* batch = nullptr;
   const SlotTable* slots = nullptr;
-  const LinearWeight* table = nullptr;  // [V, H]
-  Tensor out;                           // [T, H]
+  const LinearWeight* table = nullptr;  // [V, H]; with several ranks: this one's rows
+  Tensor out;                           // [T, H], summed over ranks
+  std::span<const Run> vocab = {};      // [ranks] tokens whose rows each rank has; empty: one rank
+  Run own;                              // Backends: of vocab, this rank's. The rows of others become 0
 };
 
 // cos and sin of every token's angles, once a step for all layers. Angles are computed in F32, as
@@ -58,23 +66,32 @@ struct QkvParams {
   Tensor q;       // out: [T, heads * dim] A
 };
 
+// Query head h reads KV head (h + skip) / size.
+struct HeadGroups {
+  int size = 0;  // query heads that share a KV head; 0: heads / KV heads
+  int skip = 0;  // of the first KV head's that are another rank's
+};
+
 // Causal attention of every token over its row's cache (its own position included).
 struct AttentionParams {
   const StepBatch* batch = nullptr;
   Tensor q;  // [T, heads * head_dim_k] A
   KvLayer kv;
   int heads = 0;
+  HeadGroups groups;
   float scale = 0;     // of the scores
   float soft_cap = 0;  // 0: none
   Tensor out;          // [T, heads * head_dim_v] A
 };
 
-// residual += W x + b (summed over ranks)
+// residual += W x + b, summed over ranks: each has some columns of W and the whole residual, rank 0 the bias.
 struct ProjectParams {
   Tensor x;                              // [T, K] A
   const LinearWeight* weight = nullptr;  // [H, K]
   Tensor bias;                           // [H] F32, or none
   Tensor residual;                       // [T, H] in and out
+  // Backends: residual = W x + b. What ranks other than 0 bring to the sum.
+  bool replace = false;
 };
 
 enum class Activation : uint8_t { kSilu, kGeluTanh };
@@ -94,9 +111,10 @@ struct HeadParams {
   const StepBatch* batch = nullptr;
   Tensor hidden;  // [T, H]
   Norm norm;
-  const LinearWeight* weight = nullptr;  // [V, H]
+  const LinearWeight* weight = nullptr;  // [V, H]; with several ranks: some rows of it
   float scale = 1.0f;
-  Tensor logits;  // [S, V] F32
+  Tensor logits;                    // [S, V] F32; with several ranks complete on rank 0, unused on others
+  std::span<const Run> vocab = {};  // [ranks] which rows each rank has; empty: one rank
 };
 
 struct LogitBias {

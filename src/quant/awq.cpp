@@ -39,16 +39,24 @@ class Awq final : public QuantReader {
   }
   Result<std::optional<CodedMatrix>> read(const TensorMap& tensors, const MatrixRequest& m,
                                           ThreadPool* pool) const override;
+  Result<std::optional<ColumnGroups>> columns(const TensorMap& tensors,
+                                              const MatrixRequest& m) const override {
+    if (is_plain(tensors, m.layer)) return std::optional<ColumnGroups>();
+    return std::optional(ColumnGroups{.group = group_ < 0 ? m.cols : group_});
+  }
 
  private:
+  bool is_plain(const TensorMap& tensors, const std::string& layer) const {
+    return is_dense(tensors, layer) && (plain_.has(layer) || find(tensors, layer, "qweight") == nullptr);
+  }
+
   int64_t group_;  // -1: the whole row
   LayerList plain_;
 };
 
 Result<std::optional<CodedMatrix>> Awq::read(const TensorMap& tensors, const MatrixRequest& m,
                                              ThreadPool* pool) const {
-  if (is_dense(tensors, m.layer) && (plain_.has(m.layer) || find(tensors, m.layer, "qweight") == nullptr))
-    return std::optional<CodedMatrix>();
+  if (is_plain(tensors, m.layer)) return std::optional<CodedMatrix>();
   const int64_t K = m.cols, N = m.rows, group = group_ < 0 ? K : group_;
   if (N % kPerWord != 0 || K % group != 0)
     return make_error(

@@ -51,8 +51,12 @@ class CompressedTensors final : public QuantReader {
   }
   Result<std::optional<CodedMatrix>> read(const TensorMap& tensors, const MatrixRequest& m,
                                           ThreadPool* pool) const override;
+  Result<std::optional<ColumnGroups>> columns(const TensorMap& tensors,
+                                              const MatrixRequest& m) const override;
 
  private:
+  // Null: the layer's numbers are plain.
+  Result<const Scheme*> scheme_for(const TensorMap& tensors, const std::string& layer) const;
   // The layer's own name before the class of it.
   const Scheme* scheme_of(const std::string& layer) const {
     for (const Target& t : targets)
@@ -88,6 +92,13 @@ Result<void> packed_zeros(const TensorMap& tensors, const MatrixRequest& m, cons
   return {};
 }
 
+Result<std::vector<int32_t>> column_order(const TensorMap& tensors, const MatrixRequest& m, const Scheme& s,
+                                          int64_t group) {
+  if (!s.act_order && find(tensors, m.layer, "weight_g_idx") == nullptr) return std::vector<int32_t>();
+  DI_ASSIGN(const RawTensor* g_idx, need(tensors, m.layer, "weight_g_idx", {m.cols}, {DType::kI32}));
+  return sorted_columns(*g_idx, group);
+}
+
 Result<CodedMatrix> read_packed(const TensorMap& tensors, const MatrixRequest& m, const Scheme& s,
                                 ThreadPool* pool) {
   const int64_t K = m.cols, group = s.group < 0 ? K : std::min(s.group, K);
@@ -104,10 +115,7 @@ Result<CodedMatrix> read_packed(const TensorMap& tensors, const MatrixRequest& m
   CodedMatrix out{
       .dtype = s.bits == 4 ? DType::kU4 : DType::kU8, .rows = cut.rows, .cols = cut.cols, .group = cut.group};
   out.zero = s.bits == 4 ? 8 : 128;
-  if (s.act_order || find(tensors, m.layer, "weight_g_idx") != nullptr) {
-    DI_ASSIGN(const RawTensor* g_idx, need(tensors, m.layer, "weight_g_idx", {K}, {DType::kI32}));
-    DI_ASSIGN(out.column_order, sorted_columns(*g_idx, group));
-  }
+  DI_ASSIGN(out.column_order, column_order(tensors, m, s, group));
   DI_TRY(check_order_cut(m, out));
   DI_TRY(take_scales(
       *scales, cut, [&](int64_t row, int64_t g) { return one ? 0 : row * cut.all + g; }, pool, out));
@@ -148,15 +156,32 @@ Result<CodedMatrix> read_plain_bytes(const TensorMap& tensors, const MatrixReque
   return out;
 }
 
+Result<const Scheme*> CompressedTensors::scheme_for(const TensorMap& tensors,
+                                                    const std::string& layer) const {
+  const bool packed = find(tensors, layer, "weight_packed") != nullptr;
+  if (is_dense(tensors, layer) && (!packed || plain.has(layer))) return nullptr;
+  const Scheme* s = scheme_of(layer);
+  if (s != nullptr) return s;
+  return make_error(ErrorCode::kModel,
+                    "{}: quantized, but no target of quantization_config's config_groups names it", layer);
+}
+
+Result<std::optional<ColumnGroups>> CompressedTensors::columns(const TensorMap& tensors,
+                                                               const MatrixRequest& m) const {
+  DI_ASSIGN(const Scheme* s, scheme_for(tensors, m.layer));
+  if (s == nullptr) return std::optional<ColumnGroups>();
+  if (s->group <= 0 && s->blocks.rows != 0) return std::optional(ColumnGroups{.group = s->blocks.cols});
+  const int64_t group = s->group <= 0 ? m.cols : std::min(s->group, m.cols);
+  if (find(tensors, m.layer, "weight_packed") == nullptr) return std::optional(ColumnGroups{.group = group});
+  DI_ASSIGN(const std::vector<int32_t> order, column_order(tensors, m, *s, group));
+  return std::optional(ColumnGroups{.group = group, .permuted = !order.empty()});
+}
+
 Result<std::optional<CodedMatrix>> CompressedTensors::read(const TensorMap& tensors, const MatrixRequest& m,
                                                            ThreadPool* pool) const {
+  DI_ASSIGN(const Scheme* s, scheme_for(tensors, m.layer));
+  if (s == nullptr) return std::optional<CodedMatrix>();
   const bool packed = find(tensors, m.layer, "weight_packed") != nullptr;
-  if (is_dense(tensors, m.layer) && (!packed || plain.has(m.layer))) return std::optional<CodedMatrix>();
-  const Scheme* s = scheme_of(m.layer);
-  if (s == nullptr)
-    return make_error(ErrorCode::kModel,
-                      "{}: quantized, but no target of quantization_config's config_groups names it",
-                      m.layer);
   if (packed || find(tensors, m.layer, "weight") == nullptr) {
     DI_ASSIGN(CodedMatrix out, read_packed(tensors, m, *s, pool));
     return std::optional(std::move(out));

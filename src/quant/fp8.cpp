@@ -20,6 +20,11 @@ class Fp8 final : public QuantReader {
   }
   Result<std::optional<CodedMatrix>> read(const TensorMap& tensors, const MatrixRequest& m,
                                           ThreadPool* pool) const override;
+  Result<std::optional<ColumnGroups>> columns(const TensorMap& tensors,
+                                              const MatrixRequest& m) const override {
+    if (is_dense(tensors, m.layer)) return std::optional<ColumnGroups>();
+    return std::optional(ColumnGroups{.group = blocks_.rows != 0 ? blocks_.cols : m.cols});
+  }
 
  private:
   ScaleBlocks blocks_;

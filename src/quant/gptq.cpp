@@ -40,21 +40,48 @@ class Gptq final : public QuantReader {
   }
   Result<std::optional<CodedMatrix>> read(const TensorMap& tensors, const MatrixRequest& m,
                                           ThreadPool* pool) const override;
+  Result<std::optional<ColumnGroups>> columns(const TensorMap& tensors,
+                                              const MatrixRequest& m) const override;
+
+ private:
+  std::optional<Settings> settings_of(const TensorMap& tensors, const std::string& layer) const;
 };
 
-Result<std::optional<CodedMatrix>> Gptq::read(const TensorMap& tensors, const MatrixRequest& m,
-                                              ThreadPool* pool) const {
+// None: the layer's numbers are plain.
+std::optional<Settings> Gptq::settings_of(const TensorMap& tensors, const std::string& layer) const {
   Settings s = settings;
-  bool wants_plain = plain.has(m.layer);
+  bool wants_plain = plain.has(layer);
   for (const Exception& e : exceptions) {
-    if (!e.pattern.matches(m.layer)) continue;
+    if (!e.pattern.matches(layer)) continue;
     wants_plain |= e.plain;
     s.bits = static_cast<int>(e.bits.value_or(s.bits));
     s.group = e.group.value_or(s.group);
     break;
   }
-  if (is_dense(tensors, m.layer) && (wants_plain || find(tensors, m.layer, "qweight") == nullptr))
-    return std::optional<CodedMatrix>();
+  if (is_dense(tensors, layer) && (wants_plain || find(tensors, layer, "qweight") == nullptr)) return {};
+  return s;
+}
+
+Result<std::vector<int32_t>> column_order(const TensorMap& tensors, const MatrixRequest& m, const Settings& s,
+                                          int64_t group) {
+  if (!s.act_order && find(tensors, m.layer, "g_idx") == nullptr) return std::vector<int32_t>();
+  DI_ASSIGN(const RawTensor* g_idx, need(tensors, m.layer, "g_idx", {m.cols}, {DType::kI32}));
+  return sorted_columns(*g_idx, group);
+}
+
+Result<std::optional<ColumnGroups>> Gptq::columns(const TensorMap& tensors, const MatrixRequest& m) const {
+  const std::optional<Settings> s = settings_of(tensors, m.layer);
+  if (!s) return std::optional<ColumnGroups>();
+  const int64_t group = s->group < 0 ? m.cols : std::min(s->group, m.cols);
+  DI_ASSIGN(const std::vector<int32_t> order, column_order(tensors, m, *s, group));
+  return std::optional(ColumnGroups{.group = group, .permuted = !order.empty()});
+}
+
+Result<std::optional<CodedMatrix>> Gptq::read(const TensorMap& tensors, const MatrixRequest& m,
+                                              ThreadPool* pool) const {
+  const std::optional<Settings> found = settings_of(tensors, m.layer);
+  if (!found) return std::optional<CodedMatrix>();
+  const Settings& s = *found;
   const int64_t K = m.cols, N = m.rows, group = s.group < 0 ? K : std::min(s.group, K);
   const int64_t groups = (K + group - 1) / group, per_word = 32 / s.bits, words = N / per_word;
   if (N % per_word != 0 || K % per_word != 0)
@@ -66,10 +93,7 @@ Result<std::optional<CodedMatrix>> Gptq::read(const TensorMap& tensors, const Ma
   DI_ASSIGN(const GroupCut cut, cut_groups(m, group));
   CodedMatrix out{
       .dtype = s.bits == 4 ? DType::kU4 : DType::kU8, .rows = cut.rows, .cols = cut.cols, .group = cut.group};
-  if (s.act_order || find(tensors, m.layer, "g_idx") != nullptr) {
-    DI_ASSIGN(const RawTensor* g_idx, need(tensors, m.layer, "g_idx", {K}, {DType::kI32}));
-    DI_ASSIGN(out.column_order, sorted_columns(*g_idx, group));
-  }
+  DI_ASSIGN(out.column_order, column_order(tensors, m, s, group));
   DI_TRY(check_order_cut(m, out));
   DI_TRY(take_scales(*scales, cut, [N](int64_t row, int64_t g) { return g * N + row; }, pool, out));
   const auto* zeros = reinterpret_cast<const uint32_t*>(qzeros->data);

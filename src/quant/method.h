@@ -54,6 +54,12 @@ struct CodedMatrix {
   LinearSource source() const;  // of this one part, with its column order; borrows
 };
 
+// How far the columns of a matrix in codes belong together.
+struct ColumnGroups {
+  int64_t group = 0;      // columns that share a scale: cuts stand on multiples; cols: one scale a row
+  bool permuted = false;  // sorted by group, in another order than x (act order): no cut gets whole groups
+};
+
 // What a checkpoint's quantization_config says. Immutable.
 class QuantReader {
  public:
@@ -67,6 +73,9 @@ class QuantReader {
   // missing, of another shape or dtype, or with a scale that is no number.
   virtual Result<std::optional<CodedMatrix>> read(const TensorMap& tensors, const MatrixRequest& request,
                                                   ThreadPool* pool) const = 0;
+  // Of the same matrix, without reading its codes; none when it is plain or not there. kModel.
+  virtual Result<std::optional<ColumnGroups>> columns(const TensorMap& tensors,
+                                                      const MatrixRequest& request) const = 0;
 };
 
 struct QuantMethod {

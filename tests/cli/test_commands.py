@@ -33,7 +33,7 @@ def test_version_and_help(deepinfer):
     (["serve", "--max-num-seqs", "-3"], ["max_num_seqs", "-3", "1 to"]),
     (["serve", "--max-num-seqs", "many"], ["max_num_seqs", "many"]),
     (["config", "--config", "/nowhere.yaml"], ["/nowhere.yaml"]),
-    (["run", "--tensor-parallel-size", "2", "hi"], ["tensor_parallel_size"]),
+    (["run", "--pipeline-parallel-size", "2", "hi"], ["pipeline_parallel_size"]),
 ])
 def test_wrong_usage_is_2(deepinfer, args, parts):
     done = call(deepinfer, *args)
@@ -165,6 +165,17 @@ def test_bench_of_random_weights_against_the_floor(deepinfer, tmp_path):
     again = call(deepinfer, "bench", "--model", tmp_path / "tiny", *tests)
     assert again.returncode == 0, again.stderr
     assert all("floor_milliseconds" not in r for r in json.loads(again.stdout)["results"])
+
+
+def test_ranks_of_threads_share_a_model(deepinfer):
+    args = ["bench", "--random-weights", "tiny", "--device", "cpu", "--prefill", 32, "--decode", 8, "--batch", 2,
+            "--batch-prompt", 20, "--repeat", 1, "--threads", 3]
+    done = call(deepinfer, *args, "--tensor-parallel-size", 4)
+    assert done.returncode == 0, done.stderr
+    assert "4 ranks of 1 thread" in done.stdout + done.stderr
+    done = call(deepinfer, *args, "--tensor-parallel-size", 5)
+    assert done.returncode == 2, done.stderr
+    assert "gpu.tensor_parallel_size: got 5, expected at most 4: the model has 4 query heads" in done.stderr
 
 
 @pytest.mark.parametrize("args, words", [

@@ -4,6 +4,7 @@
 #include <mutex>
 
 #include "base/check.h"
+#include "engine/parallel_runner.h"
 #include "model/checkpoint.h"
 
 namespace deepinfer {
@@ -11,6 +12,13 @@ namespace deepinfer {
 Result<std::unique_ptr<Engine>> make_cpu_engine(const std::filesystem::path& path,
                                                 const CpuEngineOptions& options) {
   DI_ASSIGN(Checkpoint checkpoint, open_weights(path));
+  if (options.ranks > 1) {
+    const std::chrono::seconds timeout(60);
+    DI_ASSIGN(RankModels models, make_rank_models(checkpoint, options.ranks, options.threads, timeout));
+    DI_ASSIGN(std::unique_ptr<ParallelRunner> runner,
+              ParallelRunner::create(std::move(models), options.runner, timeout));
+    return std::make_unique<Engine>(std::move(runner), options.engine);
+  }
   auto pool = std::make_unique<ThreadPool>(options.threads);
   Context context{.pool = pool.get()};
   DI_ASSIGN(std::unique_ptr<Model> model, make_model(checkpoint.config, checkpoint.weights, context));

@@ -12,7 +12,8 @@
 namespace deepinfer {
 
 struct CpuEngineOptions {
-  int threads = 1;
+  int threads = 1;  // of all ranks
+  int ranks = 1;
   CpuRunnerOptions runner;
   EngineOptions engine;
 };

@@ -27,7 +27,8 @@ Result<std::unique_ptr<ModelHarness>> ModelHarness::open(Checkpoint checkpoint, 
   const ModelArch* arch = find_arch(config.arch);
   DI_CHECK(arch != nullptr, "unknown architecture {}", config.arch);
   const LayerRange layers = o.layers.last > 0 ? o.layers : LayerRange{0, config.layers};
-  DI_ASSIGN(h->model_, arch->make(config, h->checkpoint_.weights, h->context_, layers));
+  DI_ASSIGN(h->model_,
+            arch->make(config, h->checkpoint_.weights, h->context_, {layers, whole_model(config)}));
   DI_ASSIGN(Buffer scratch,
             Buffer::allocate(h->model_->scratch_bytes(h->context_, o.max_tokens, o.max_tokens)));
   h->scratch_ = Arena(std::move(scratch));

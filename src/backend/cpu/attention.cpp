@@ -15,13 +15,15 @@ struct Piece {
   int32_t row;
   int32_t token;  // the first, of [0, T)
   int32_t tokens;
-  int32_t head;  // the first query head
-  int32_t heads;
+  int32_t kv_head;
+  int32_t head;   // the first query head
+  int32_t heads;  // 0: other ranks have all heads of the piece
 };
 
 // How a phase is cut. The cut changes no result (attention-inl.h).
 struct Cut {
   int group;            // query heads of a KV head
+  int skip, heads;      // of the first KV head that are elsewhere; in all
   int heads_at_once;    // of them in one piece
   int tokens_at_once;   // of a row in one piece
   int pieces_per_tile;  // tiles of tokens times this is the number of pieces of a row
@@ -29,7 +31,9 @@ struct Cut {
 
 Cut make_cut(const AttentionParams& p) {
   Cut c{};
-  c.group = p.heads / p.kv.spec.kv_heads;
+  c.group = p.groups.size != 0 ? p.groups.size : p.heads / p.kv.spec.kv_heads;
+  c.skip = p.groups.skip;
+  c.heads = p.heads;
   c.heads_at_once = std::min(c.group, kMaxQueryRows);
   c.tokens_at_once = std::max(1, kMaxQueryRows / c.heads_at_once);
   c.pieces_per_tile = p.kv.spec.kv_heads * ((c.group + c.heads_at_once - 1) / c.heads_at_once);
@@ -47,31 +51,36 @@ Piece make_piece(const StepBatch& b, int32_t row, int64_t index, const Cut& cut)
   const int part = static_cast<int>(index % cut.pieces_per_tile);
   const int parts_of_group = (cut.group + cut.heads_at_once - 1) / cut.heads_at_once;
   const int in_group = part % parts_of_group * cut.heads_at_once;
+  const int kv_head = part / parts_of_group;
+  // Counted through the groups, of which those at the ends may be cut off.
+  const int begin = kv_head * cut.group + in_group;
+  const int end = begin + std::min(cut.heads_at_once, cut.group - in_group);
+  const int first_head = std::max(begin, cut.skip), last_head = std::min(end, cut.skip + cut.heads);
   const int32_t first = b.row_start[row] + static_cast<int32_t>(tile) * cut.tokens_at_once;
   return {.row = row,
           .token = first,
           .tokens = std::min(cut.tokens_at_once, b.row_start[row + 1] - first),
-          .head = part / parts_of_group * cut.group + in_group,
-          .heads = std::min(cut.heads_at_once, cut.group - in_group)};
+          .kv_head = kv_head,
+          .head = first_head - cut.skip,
+          .heads = std::max(last_head - first_head, 0)};
 }
 
 int window_of(const KvGroupSpec& s) {
   return s.kind == KvGroupSpec::Kind::kWindow ? s.window : 0;
 }
 
-AttendArgs attend_args(const AttentionParams& p, const Piece& piece, const Cut& cut, float* scratch) {
+AttendArgs attend_args(const AttentionParams& p, const Piece& piece, float* scratch) {
   const StepBatch& b = *p.batch;
   const KvGroupSpec& s = p.kv.spec;
   const BlockTable& table = b.block_table[p.kv.group];
-  const int kv_head = piece.head / cut.group;
   return {.q = p.q.row<float>(piece.token) + static_cast<int64_t>(piece.head) * s.head_dim_k,
           .q_stride = p.q.stride[0],
           .tokens = piece.tokens,
           .heads = piece.heads,
           .first_position = b.position[piece.token],
           .blocks = table.ids.data() + static_cast<size_t>(piece.row) * table.stride,
-          .k = p.kv.k(0) + kv_head * k_head_bytes(p.kv),
-          .v = p.kv.v(0) + kv_head * v_head_bytes(p.kv),
+          .k = p.kv.k(0) + piece.kv_head * k_head_bytes(p.kv),
+          .v = p.kv.v(0) + piece.kv_head * v_head_bytes(p.kv),
           .block_stride = p.kv.block_stride,
           .kv_dtype = s.dtype,
           .k_scale = k_scale(p.kv),
@@ -119,7 +128,7 @@ struct Phase {
   AttendArgs piece(int64_t i, int t) const {
     const int64_t row = std::upper_bound(row_end, row_end + p.batch->num_rows, i) - row_end;
     const int64_t index = i - (row == 0 ? 0 : row_end[row - 1]);
-    return attend_args(p, make_piece(*p.batch, static_cast<int32_t>(row), index, cut), cut, scratch_of(t));
+    return attend_args(p, make_piece(*p.batch, static_cast<int32_t>(row), index, cut), scratch_of(t));
   }
 };
 
@@ -127,8 +136,10 @@ struct Phase {
 void run_pieces(Context& context, const Phase& phase) {
   std::atomic<int64_t> next{0};
   const auto work = [&](int t) {
-    for (int64_t i = next.fetch_add(1); i < phase.pieces; i = next.fetch_add(1))
-      kernels().attend(phase.piece(i, t));
+    for (int64_t i = next.fetch_add(1); i < phase.pieces; i = next.fetch_add(1)) {
+      const AttendArgs args = phase.piece(i, t);
+      if (args.heads > 0) kernels().attend(args);
+    }
   };
   context.pool->run(std::ref(work));
 }
@@ -163,6 +174,7 @@ bool cut_into_stretches(const Phase& phase, int threads, int64_t* stretch_end) {
   int64_t all = 0;
   for (int64_t i = 0; i < phase.pieces; ++i) {
     const AttendArgs args = phase.piece(i, 0);
+    if (args.heads == 0) return false;
     const KeyStretches s = key_stretches(args.first_position, 1, args.window);
     stretch_end[i] = all += s.end - s.first;
   }
@@ -177,7 +189,6 @@ void attention(Context& context, const AttentionParams& p) {
   check_kv(p.kv);
   const StepBatch& b = *p.batch;
   if (b.num_tokens == 0) return;
-  DI_CHECK(p.heads % p.kv.spec.kv_heads == 0, "{} query heads over {} KV heads", p.heads, p.kv.spec.kv_heads);
   check_blocks(p);
   const int threads = context.pool->size();
   Arena& arena = *context.scratch;

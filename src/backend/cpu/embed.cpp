@@ -106,7 +106,8 @@ int32_t token_id(const EmbedParams& p, int32_t row, int32_t t) {
              p.slots->last_token.shape[0]);
     id = p.slots->last_token.as<int32_t>()[slot];
   }
-  DI_CHECK(id >= 0 && id < p.table->rows, "token {}: id {} of a vocabulary of {}", t, id, p.table->rows);
+  const int64_t vocab = p.vocab.empty() ? p.table->rows : p.vocab.back().end();
+  DI_CHECK(id >= 0 && id < vocab, "token {}: id {} of a vocabulary of {}", t, id, vocab);
   return id;
 }
 
@@ -125,8 +126,13 @@ void embed(Context& context, const EmbedParams& p) {
   float* const rooms = arena.allocate_n<float>(static_cast<size_t>(threads) * cols);
   const auto work = [&](int thread) {
     const Share mine = share(batch.num_tokens, thread, threads);
-    for (int64_t t = mine.first; t < mine.last; ++t)
-      read_packed(*p.table, ids[t], rooms + thread * cols, p.out.row<float>(t));
+    for (int64_t t = mine.first; t < mine.last; ++t) {
+      const int64_t row = ids[t] - p.own.first;
+      if (row >= 0 && row < p.table->rows)
+        read_packed(*p.table, row, rooms + thread * cols, p.out.row<float>(t));
+      else
+        std::fill_n(p.out.row<float>(t), cols, 0.0f);
+    }
   };
   context.pool->run(std::ref(work));
   arena.reset(mark);

@@ -9,7 +9,7 @@ void project(Context& context, const ProjectParams& p) {
                    .x = p.x.as<float>(),
                    .x_stride = p.x.stride[0],
                    .count = p.x.shape[0],
-                   .epilogue = Epilogue::kAdd,
+                   .epilogue = p.replace ? Epilogue::kStore : Epilogue::kAdd,
                    .bias = p.bias.as<float>(),
                    .out = p.residual.as<float>(),
                    .out_stride = p.residual.stride[0]});

@@ -6,6 +6,6 @@
 namespace deepinfer {
 
 Result<std::unique_ptr<Model>> make_llama(const ModelConfig& config, const Weights& weights, Context& context,
-                                          LayerRange layers);
+                                          const ModelPart& part);
 
 }  // namespace deepinfer

@@ -1,12 +1,10 @@
 // The Llama family: Llama 2, 3, 3.1, 3.2, SmolLM2, and others of the same shape.
 // Source: transformers, models/llama/modeling_llama.py.
-#include <algorithm>
 #include <cmath>
 
 #include "base/check.h"
 #include "model/arch/arch.h"
 #include "model/blocks.h"
-#include "model/shape.h"
 
 namespace deepinfer {
 namespace {
@@ -23,7 +21,7 @@ class Llama final : public Model {
   const ModelConfig& config() const override { return c_; }
 
   std::vector<KvGroupSpec> kv_groups(DType kv_dtype) const override {
-    return full_attention_groups(c_, static_cast<int>(layers_.size()), kv_dtype);
+    return full_attention_groups(c_, shard_, static_cast<int>(layers_.size()), kv_dtype);
   }
 
   void forward(Context& context, const StepBatch& batch, const KvCache& kv, const SlotTable& slots,
@@ -31,18 +29,24 @@ class Llama final : public Model {
   void head(Context& context, const StepBatch& batch, const Tensor& hidden, const Tensor& logits) override {
     const LinearWeight* weight = head_ ? &head_ : &embedding_;
     const Norm norm{final_norm_.tensor(), c_.norm_eps};
-    ops::head(context, {.batch = &batch, .hidden = hidden, .norm = norm, .weight = weight, .logits = logits});
+    ops::head(context, {.batch = &batch,
+                        .hidden = hidden,
+                        .norm = norm,
+                        .weight = weight,
+                        .logits = logits,
+                        .vocab = shard_.vocab_of});
   }
-  size_t scratch_bytes(const Context& context, int64_t tokens, int64_t logit_rows) const override;
+  size_t scratch_bytes(const Context& context, int64_t tokens, int64_t logit_rows) const override {
+    return decoder_scratch_bytes(c_, shard_, context, tokens, logit_rows);
+  }
 
-  Result<void> load(const ModelConfig& config, const Loader& loader, LayerRange range);
+  Result<void> load(const ModelConfig& config, const Loader& loader, const ModelPart& part);
 
  private:
   Result<void> load_layer(const Loader& loader, int index, Layer& layer);
-  int64_t q_dim() const { return int64_t{c_.heads} * c_.head_dim; }
-  int64_t kv_dim() const { return int64_t{c_.kv_heads} * c_.head_dim; }
 
   ModelConfig c_;
+  Shard shard_;
   std::vector<Layer> layers_;
   LinearWeight embedding_, head_;  // head_ is empty when tied
   Vector final_norm_, inv_freq_;
@@ -59,12 +63,18 @@ void Llama::forward(Context& context, const StepBatch& batch, const KvCache& kv,
   const DType act = context.activation;
   const Tensor given = io.hidden_in ? io.hidden_in : io.hidden_out;
   const Tensor hidden = given ? given : buffer(c_.hidden, DType::kF32);
-  const Tensor rope = buffer(c_.head_dim, DType::kF32), ffn = buffer(c_.ffn, act);
-  const Tensor q = buffer(q_dim(), act), mixed = buffer(q_dim(), act);
+  const Tensor rope = buffer(c_.head_dim, DType::kF32), ffn = buffer(shard_.ffn.count, act);
+  const int64_t q_dim = shard_.q(c_).run.count;
+  const Tensor q = buffer(q_dim, act), mixed = buffer(q_dim, act);
 
   if (!io.hidden_in)
-    ops::embed(context, {.batch = &batch, .slots = &slots, .table = &embedding_, .out = hidden});
+    ops::embed(
+        context,
+        {.batch = &batch, .slots = &slots, .table = &embedding_, .out = hidden, .vocab = shard_.vocab_of});
   ops::rope(context, {.batch = &batch, .inv_freq = inv_freq_.tensor(), .out = rope});
+  const int heads = static_cast<int>(shard_.heads.count);
+  const HeadGroups groups = shard_.head_groups(c_);
+  const float scale = 1.0f / std::sqrt(static_cast<float>(c_.head_dim));
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& l = layers_[i];
     const KvLayer cache = l.kv_scales.of(kv.layer(0, static_cast<int>(i)));
@@ -76,11 +86,15 @@ void Llama::forward(Context& context, const StepBatch& batch, const KvCache& kv,
                        .rope = rope,
                        .rope_interleaved = c_.rope_interleaved,
                        .kv = cache,
-                       .heads = c_.heads,
+                       .heads = heads,
                        .q = q});
-    const float scale = 1.0f / std::sqrt(static_cast<float>(c_.head_dim));
-    ops::attention(context,
-                   {.batch = &batch, .q = q, .kv = cache, .heads = c_.heads, .scale = scale, .out = mixed});
+    ops::attention(context, {.batch = &batch,
+                             .q = q,
+                             .kv = cache,
+                             .heads = heads,
+                             .groups = groups,
+                             .scale = scale,
+                             .out = mixed});
     ops::project(context, {.x = mixed, .weight = &l.o, .bias = l.o_bias.tensor(), .residual = hidden});
     ops::gate_up(context, {.hidden = hidden,
                            .norm = {l.mlp_norm.tensor(), c_.norm_eps},
@@ -93,17 +107,10 @@ void Llama::forward(Context& context, const StepBatch& batch, const KvCache& kv,
   arena.reset(mark);
 }
 
-size_t Llama::scratch_bytes(const Context& context, int64_t tokens, int64_t logit_rows) const {
-  const int64_t columns = c_.hidden + c_.head_dim + 2 * q_dim() + c_.ffn;
-  const int64_t widest = std::max<int64_t>({c_.hidden, c_.ffn, q_dim()});
-  const int64_t rows = std::max<int64_t>({q_dim() + 2 * kv_dim(), 2 * int64_t{c_.ffn}, c_.vocab_size});
-  return tokens * columns * sizeof(float) + 8 * 256 +  // what alignment may cost
-         ops::scratch_bytes(context, tokens, logit_rows, widest, rows);
-}
-
 Result<void> Llama::load_layer(const Loader& load, int index, Layer& l) {
   const std::string p = fmt::format("model.layers.{}.", index), a = p + "self_attn.", m = p + "mlp.";
-  const int64_t H = c_.hidden, Q = q_dim(), KV = kv_dim(), F = c_.ffn;
+  const int64_t H = c_.hidden;
+  const Extent Q = shard_.q(c_), KV = shard_.kv(c_), F{c_.ffn, shard_.ffn};
   const bool ab = c_.attention_bias, mb = c_.mlp_bias;
   DI_ASSIGN(l.attention_norm, load.vector(p + "input_layernorm.weight", H));
   DI_ASSIGN(l.mlp_norm, load.vector(p + "post_attention_layernorm.weight", H));
@@ -122,18 +129,21 @@ Result<void> Llama::load_layer(const Loader& load, int index, Layer& l) {
   return {};
 }
 
-Result<void> Llama::load(const ModelConfig& config, const Loader& loader, LayerRange range) {
+Result<void> Llama::load(const ModelConfig& config, const Loader& loader, const ModelPart& part) {
   c_ = config;
+  shard_ = part.shard;
+  const LayerRange range = part.layers;
+  const Extent vocab = shard_.vocab(c_);
   layers_.resize(range.last - range.first);
   for (int i = range.first; i < range.last; ++i) DI_TRY(load_layer(loader, i, layers_[i - range.first]));
   const bool first = range.first == 0, last = range.last == c_.layers;
   if (first || (last && c_.tied_head)) {
-    DI_ASSIGN(embedding_, loader.linear({{"model.embed_tokens.weight", c_.vocab_size}}, c_.hidden));
+    DI_ASSIGN(embedding_, loader.linear({{"model.embed_tokens.weight", vocab}}, c_.hidden));
   }
   if (last) {
     DI_ASSIGN(final_norm_, loader.vector("model.norm.weight", c_.hidden));
     if (!c_.tied_head) {
-      DI_ASSIGN(head_, loader.linear({{"lm_head.weight", c_.vocab_size}}, c_.hidden));
+      DI_ASSIGN(head_, loader.linear({{"lm_head.weight", vocab}}, c_.hidden));
     }
   }
   DI_ASSIGN(inv_freq_, loader.rope_inv_freq(c_));
@@ -143,9 +153,9 @@ Result<void> Llama::load(const ModelConfig& config, const Loader& loader, LayerR
 }  // namespace
 
 Result<std::unique_ptr<Model>> make_llama(const ModelConfig& config, const Weights& weights, Context& context,
-                                          LayerRange layers) {
+                                          const ModelPart& part) {
   auto model = std::make_unique<Llama>();
-  DI_TRY(model->load(config, Loader(weights, context), layers));
+  DI_TRY(model->load(config, Loader(weights, context), part));
   return std::unique_ptr<Model>(std::move(model));
 }
 

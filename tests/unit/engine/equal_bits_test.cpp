@@ -122,6 +122,30 @@ TEST(EqualBits, Preempted) {
   EXPECT_GT(engine->stats().preemptions, 0u);
 }
 
+// The same with two ranks, whose sums have an order of their own; against one another, as above.
+TEST(EqualBits, Ranks) {
+  CpuEngineOptions o = options(2);
+  o.ranks = 2;
+  std::vector<Answer> want;
+  {
+    const auto engine = make(o);
+    for (const EngineRequest& r : requests()) want.push_back(run_all(*engine, {r})[0]);
+  }
+  o.threads = 3;
+  o.engine.enable_prefix_caching = true;
+  for (const int budget : {512, 37}) {
+    o.engine.max_num_batched_tokens = o.runner.max_num_batched_tokens = budget;
+    if (budget == 37) o.runner.num_blocks = 20;
+    const auto engine = make(o);
+    for (int round = 0; round < 2; ++round) expect_equal(want, run_all(*engine, requests()));
+    if (budget == 37) EXPECT_GT(engine->stats().preemptions, 0u);
+  }
+  const std::vector<Answer> one = reference();
+  int same = 0;
+  for (size_t i = 0; i < one.size(); ++i) same += one[i].tokens[0].id == want[i].tokens[0].id;
+  EXPECT_GE(same, static_cast<int>(one.size()) - 1) << "sampled from almost the same probabilities";
+}
+
 // All of this at once, with a cache of 8 bits.
 TEST(EqualBits, CachesOfEightBits) {
   std::vector<std::vector<Answer>> wanted;

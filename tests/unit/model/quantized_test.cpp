@@ -199,7 +199,7 @@ Weights mixed(const char* q, const char* k, const char* v, std::vector<Checkpoin
 }
 
 const std::string kLayer = "model.layers.0.self_attn.";
-const std::vector<std::pair<std::string, int64_t>> kQkv = {
+const std::vector<NamedRows> kQkv = {
     {kLayer + "q_proj.weight", 128}, {kLayer + "k_proj.weight", 64}, {kLayer + "v_proj.weight", 64}};
 
 TEST(ReadTogether, OneSourceOfThreeMatrices) {
