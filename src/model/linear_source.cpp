@@ -1,6 +1,7 @@
 #include "model/linear_source.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <optional>
@@ -68,14 +69,14 @@ Result<void> cut_plain(const RawTensor& t, const Extent& rows, const Extent& col
   return {};
 }
 
-// Some columns of codes of 8 bits with one scale a row.
-Result<void> cut_bytes(CodedMatrix& m, const Run& run) {
-  DI_CHECK(m.dtype == DType::kF8E4M3 && m.group == m.cols, "{} columns in groups of {} to cut", m.cols,
-           m.group);
-  DI_ASSIGN(Buffer codes, Buffer::allocate(static_cast<size_t>(m.rows * run.count)));
+// Some columns of codes with one scale a row.
+Result<void> cut_codes(CodedMatrix& m, const Run& run) {
+  DI_CHECK(m.group == m.cols, "{} columns in groups of {} to cut", m.cols, m.group);
+  const int64_t pitch = row_bytes(m.dtype, m.cols), bytes = row_bytes(m.dtype, run.count);
+  const int64_t offset = row_bytes(m.dtype, run.first);
+  DI_ASSIGN(Buffer codes, Buffer::allocate(static_cast<size_t>(m.rows * bytes)));
   for (int64_t r = 0; r < m.rows; ++r)
-    std::memcpy(codes.data() + r * run.count, m.codes + r * m.cols + run.first,
-                static_cast<size_t>(run.count));
+    std::memcpy(codes.data() + r * bytes, m.codes + r * pitch + offset, static_cast<size_t>(bytes));
   m.own_codes = std::move(codes);
   m.codes = m.own_codes.data();
   m.cols = m.group = run.count;
@@ -91,15 +92,26 @@ Result<void> quantize_online(const Weights& w, const RawTensor& t, const Extent&
   DI_ASSIGN(m.coded, quantize_matrix(*m.plain, spec, pool));
   m.plain.reset();
   m.own = {};
-  if (whole_rows && !cols.all()) return cut_bytes(*m.coded, cols.run);
+  if (whole_rows && !cols.all()) return cut_codes(*m.coded, cols.run);
   return {};
+}
+
+// The finest of 16 bits that holds all values of codes: F16 has three bits more than BF16, but less range.
+DType plain_dtype(const CodedMatrix& m) {
+  if (m.scale_dtype != DType::kBF16) return m.scale_dtype;
+  constexpr float kLeast = 0x1p-14f, kMost = 128;  // times code - zero: normal numbers, below 65504
+  for (int64_t i = 0; i < m.rows * m.groups(); ++i) {
+    const float scale = std::fabs(load_scale(m.scale_dtype, m.scales.data(), i));
+    if (scale != 0 && (scale < kLeast || scale > kMost)) return DType::kBF16;
+  }
+  return DType::kF16;
 }
 
 // Some columns of a matrix in act order, as plain numbers.
 Result<void> plain_columns(const CodedMatrix& codes, const Run& run, ThreadPool* pool, Matrix& m) {
   const LinearSource source = codes.source();
   DI_TRY(check_codes(source));
-  const DType dtype = codes.scale_dtype;
+  const DType dtype = plain_dtype(codes);
   const int64_t bytes = row_bytes(dtype, run.count);
   DI_ASSIGN(m.own, Buffer::allocate(static_cast<size_t>(m.rows * bytes)));
   split(pool, m.rows, [&](int64_t first, int64_t last) {

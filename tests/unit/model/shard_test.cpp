@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <random>
 
 #include "base/check.h"
 #include "model/checkpoint.h"
@@ -28,11 +29,11 @@ fs::path golden() {
 ModelConfig nine_heads() {
   return {.arch = "LlamaForCausalLM",
           .vocab_size = 333,
-          .hidden = 144,
+          .hidden = 160,
           .layers = 2,
           .heads = 9,
           .kv_heads = 3,
-          .head_dim = 16,
+          .head_dim = 32,
           .ffn = 320,
           .max_position = 512};
 }
@@ -43,7 +44,7 @@ TEST(Deal, RunsCoverAllAndStandOnUnits) {
       for (int ranks = 1; ranks <= 9; ++ranks) {
         int64_t next = 0, most = 0, least = total;
         for (int r = 0; r < ranks; ++r) {
-          const Run run = deal(total, unit, r, ranks);
+          const auto run = deal(total, unit, r, ranks);
           ASSERT_EQ(run.first, next) << total << " in " << unit << ", rank " << r << " of " << ranks;
           ASSERT_TRUE(run.first % unit == 0 || run.first == total);
           next = run.end();
@@ -126,29 +127,52 @@ std::vector<float> values_of(const LinearSource& s) {
   return all;
 }
 
+constexpr DType kStored[] = {DType::kF32, DType::kF16, DType::kQ4_0, DType::kQ4_1, DType::kQ8_0};
+
 struct Case {
   std::string name, folder, online;
+  DType stored = DType::kBF16;  // of random bytes, when it is not BF16
 };
 
+// The matrices of a checkpoint as bytes of another dtype.
+void store_as(DType dtype, Checkpoint& c) {
+  std::mt19937 random(3);
+  const int block = info(dtype).block_bytes;
+  for (auto& [name, t] : c.weights.tensors) {
+    if (t.shape.size() != 2) continue;
+    const int64_t bytes = t.shape[0] * row_bytes(dtype, t.shape[1]);
+    auto data = Buffer::allocate(static_cast<size_t>(bytes));
+    ASSERT_TRUE(data);
+    for (int64_t i = 0; i < bytes; ++i) data->data()[i] = std::byte{static_cast<uint8_t>(random())};
+    // The high bytes of floats: numbers near 0.06 in F16, near 0.01 in F32.
+    const bool wide = dtype == DType::kF32;
+    const int last = wide ? 3 : 1;
+    const std::byte high{static_cast<uint8_t>(wide ? 0x3c : 0x2c)};
+    for (int64_t i = 0; i < bytes; i += block) data->data()[i + last] = high;
+    for (int64_t i = 3; dtype == DType::kQ4_1 && i < bytes; i += block) data->data()[i] = std::byte{0x2c};
+    t.dtype = dtype;
+    t.random.reset();
+    t.data = data->data();
+    t.bytes = static_cast<size_t>(bytes);
+    c.weights.copies.push_back(std::move(*data));
+  }
+}
+
 std::vector<Case> cases() {
-  std::vector<Case> all = {{"bf16", "tiny_llama/base", ""},
-                           {"int4", "tiny_llama/base", "int4"},
-                           {"fp8", "tiny_llama/base", "fp8"},
-                           {"q4_1", "tiny_llama/base/model-q4_1.gguf", ""},
-                           {"q4_0", "tiny_llama/mha_tied/model-q4_0.gguf", ""},
-                           {"q8_0", "tiny_llama/mha_tied/model-q8_0.gguf", ""},
-                           {"random", "", ""},
-                           {"random_int4", "", "int4"},
-                           {"random_fp8", "", "fp8"}};
+  std::vector<Case> all = {{"bf16", "tiny_llama/base", ""},   {"int4", "tiny_llama/base", "int4"},
+                           {"fp8", "tiny_llama/base", "fp8"}, {"random", "", ""},
+                           {"random_int4", "", "int4"},       {"random_fp8", "", "fp8"}};
+  for (const DType t : kStored) all.push_back({std::string(info(t).name), "", "", t});
   for (const auto& entry : fs::directory_iterator(golden()))
     if (const std::string name = entry.path().filename(); name.starts_with("quant_"))
-      all.push_back({name, name, ""});
+      all.push_back({.name = name, .folder = name});
   return all;
 }
 
 Result<Checkpoint> open(const Case& c) {
   DI_ASSIGN(Checkpoint checkpoint, c.folder.empty() ? random_checkpoint(nine_heads(), "nine", 5)
                                                     : open_weights(golden() / c.folder));
+  if (c.stored != DType::kBF16) store_as(c.stored, checkpoint);
   if (!c.online.empty()) DI_TRY(set_quantization(checkpoint, c.online));
   return checkpoint;
 }
