@@ -4,6 +4,7 @@
 #include "backend/cpu_kernels.h"
 #include "base/check.h"
 #include "base/limits.h"
+#include "base/log.h"
 #include "engine/host_memory_plan.h"
 #include "engine/load.h"
 #include "engine/load_plan.h"
@@ -91,6 +92,9 @@ Result<LoadedRunner> load_on_cpu(const Config& config, const Checkpoint& checkpo
 
   const int threads = config.cpu.threads != 0 ? config.cpu.threads : limits.threads;
   const int size = config.gpu.tensor_parallel_size;
+  if (threads < size)
+    log::warn("gpu.tensor_parallel_size {}: there are {} threads (cpu.threads), so ranks share a CPU's time",
+              size, threads);
   DI_ASSIGN(RankModels ranks, make_rank_models(checkpoint, size, threads, stall_limit(config)));
   checkpoint.weights.release_pages();  // packed copies serve from here on
 

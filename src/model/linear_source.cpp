@@ -70,7 +70,7 @@ Result<void> cut_plain(const RawTensor& t, const Extent& rows, const Extent& col
 }
 
 // Some columns of codes with one scale a row.
-Result<void> cut_codes(CodedMatrix& m, const Run& run) {
+Result<void> cut_codes(CodedMatrix& m, const Interval& run) {
   DI_CHECK(m.group == m.cols, "{} columns in groups of {} to cut", m.cols, m.group);
   const int64_t pitch = row_bytes(m.dtype, m.cols), bytes = row_bytes(m.dtype, run.count);
   const int64_t offset = row_bytes(m.dtype, run.first);
@@ -108,7 +108,7 @@ DType plain_dtype(const CodedMatrix& m) {
 }
 
 // Some columns of a matrix in act order, as plain numbers.
-Result<void> plain_columns(const CodedMatrix& codes, const Run& run, ThreadPool* pool, Matrix& m) {
+Result<void> plain_columns(const CodedMatrix& codes, const Interval& run, ThreadPool* pool, Matrix& m) {
   const LinearSource source = codes.source();
   DI_TRY(check_codes(source));
   const DType dtype = plain_dtype(codes);
@@ -140,7 +140,7 @@ Result<Matrix> read_matrix(const Weights& w, const NamedRows& part, const Extent
       DI_ASSIGN(const auto groups, w.quant->columns(w.tensors, request));
       permuted = groups && groups->permuted;
     }
-    const Run& run = permuted ? Run{0, cols.size} : cols.run;
+    const Interval& run = permuted ? Interval{0, cols.size} : cols.run;
     request.cut = Cut{rows.run.first, rows.run.count, run.first, run.count};
     DI_ASSIGN(m.coded, w.quant->read(w.tensors, request, pool));
     if (permuted) {

@@ -16,11 +16,11 @@ namespace deepinfer {
 // A dimension of a matrix or vector: how long it is, and which run of it is wanted.
 struct Extent {
   Extent(int64_t n) : size(n), run{0, n} {}  // NOLINT(google-explicit-constructor): all of it
-  Extent(int64_t n, Run r) : size(n), run(r) {}
+  Extent(int64_t n, Interval r) : size(n), run(r) {}
   bool all() const { return run.count == size; }
 
   int64_t size;
-  Run run;
+  Interval run;
 };
 
 using NamedRows = std::pair<std::string, Extent>;

@@ -45,12 +45,12 @@ int64_t pieces_of(int64_t total, int64_t unit) {
   return (total + unit - 1) / unit;
 }
 
-Run kv_run(const ModelConfig& c, const Run& heads) {
+Interval kv_run(const ModelConfig& c, const Interval& heads) {
   const int64_t group = c.heads / c.kv_heads, first = heads.first / group;
   return {first, (heads.end() - 1) / group + 1 - first};
 }
 
-Extent head_rows(int heads, const Run& run, int64_t dim) {
+Extent head_rows(int heads, const Interval& run, int64_t dim) {
   return {heads * dim, {run.first * dim, run.count * dim}};
 }
 
@@ -82,7 +82,7 @@ size_t decoder_scratch_bytes(const ModelConfig& c, const Shard& s, const Context
          ops::scratch_bytes(context, tokens, logit_rows, widest, rows);
 }
 
-Run deal(int64_t total, int64_t unit, int rank, int ranks) {
+Interval deal(int64_t total, int64_t unit, int rank, int ranks) {
   const int64_t pieces = pieces_of(total, unit);
   const int64_t first = std::min(pieces * rank / ranks * unit, total);
   return {first, std::min(pieces * (rank + 1) / ranks * unit, total) - first};

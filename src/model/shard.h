@@ -15,10 +15,10 @@ namespace deepinfer {
 
 struct Shard {
   int rank = 0, ranks = 1;
-  Run heads;                  // query heads
-  Run kv_heads;               // those that they read: one at a border stands on both of its ranks
-  Run ffn;                    // columns of the feed-forward
-  std::vector<Run> vocab_of;  // [ranks] rows of embedding and head
+  Interval heads;                  // query heads
+  Interval kv_heads;               // those that they read: one at a border stands on both of its ranks
+  Interval ffn;                    // columns of the feed-forward
+  std::vector<Interval> vocab_of;  // [ranks] rows of embedding and head
 
   Extent vocab(const ModelConfig& config) const { return {config.vocab_size, vocab_of[rank]}; }
   // Rows of q; of k and v.
@@ -46,6 +46,6 @@ Result<Shard> plan_shard(const ModelConfig& config, const Weights& weights, int 
 Result<int> kv_heads_of_ranks(const ModelConfig& config, int ranks);
 
 // The share of rank `rank` when `total` elements are dealt in pieces of `unit` (the last may be short).
-Run deal(int64_t total, int64_t unit, int rank, int ranks);
+Interval deal(int64_t total, int64_t unit, int rank, int ranks);
 
 }  // namespace deepinfer

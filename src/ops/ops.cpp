@@ -59,7 +59,7 @@ Communicator* peers(Context& context) {
 }
 
 // Those among whom a vocabulary is dealt; null: nobody.
-Communicator* peers(Context& context, std::span<const Run> vocab) {
+Communicator* peers(Context& context, std::span<const Interval> vocab) {
   Communicator* const comm = vocab.size() <= 1 ? nullptr : peers(context);
   DI_CHECK(vocab.size() <= 1 || (comm != nullptr && std::ssize(vocab) == comm->size()),
            "a vocabulary of {} ranks", vocab.size());
@@ -212,7 +212,7 @@ void gather_logits(Communicator& comm, const HeadParams& p, const Tensor& own) {
 
 void head_of_rank(Context& context, Communicator& comm, const HeadParams& p) {
   const int64_t rows = static_cast<int64_t>(p.batch->logit_token.size());
-  const Run& mine = p.vocab[comm.rank()];
+  const Interval& mine = p.vocab[comm.rank()];
   Arena& arena = *context.scratch;
   const size_t mark = arena.used();
   HeadParams own = p;

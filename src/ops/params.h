@@ -17,7 +17,7 @@
 namespace deepinfer {
 
 // Some elements of a dimension, one behind the other.
-struct Run {
+struct Interval {
   int64_t first = 0, count = 0;
   int64_t end() const { return first + count; }
 };
@@ -35,10 +35,10 @@ struct SlotTable {
 struct EmbedParams {
   const StepBatch* batch = nullptr;
   const SlotTable* slots = nullptr;
-  const LinearWeight* table = nullptr;  // [V, H]; with several ranks: this one's rows
-  Tensor out;                           // [T, H], summed over ranks
-  std::span<const Run> vocab = {};      // [ranks] tokens whose rows each rank has; empty: one rank
-  Run own;                              // Backends: of vocab, this rank's. The rows of others become 0
+  const LinearWeight* table = nullptr;   // [V, H]; with several ranks: this one's rows
+  Tensor out;                            // [T, H], summed over ranks
+  std::span<const Interval> vocab = {};  // [ranks] tokens whose rows each rank has; empty: one rank
+  Interval own;                          // Backends: of vocab, this rank's. The rows of others become 0
 };
 
 // cos and sin of every token's angles, once a step for all layers. Angles are computed in F32, as
@@ -113,8 +113,8 @@ struct HeadParams {
   Norm norm;
   const LinearWeight* weight = nullptr;  // [V, H]; with several ranks: some rows of it
   float scale = 1.0f;
-  Tensor logits;                    // [S, V] F32; with several ranks complete on rank 0, unused on others
-  std::span<const Run> vocab = {};  // [ranks] which rows each rank has; empty: one rank
+  Tensor logits;  // [S, V] F32; with several ranks complete on rank 0, unused on others
+  std::span<const Interval> vocab = {};  // [ranks] which rows each rank has; empty: one rank
 };
 
 struct LogitBias {
