@@ -3,13 +3,17 @@
 // cache) that an all-reduce moves its least possible bytes with.
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <functional>
+#include <future>
 #include <thread>
 #include <vector>
 
+#include "base/check.h"
 #include "base/limits.h"
+#include "comm/gloo.h"
 #include "comm/local.h"
 
 namespace deepinfer {
@@ -17,10 +21,41 @@ namespace {
 
 constexpr int kWarm = 100;
 
+using Ranks = std::vector<std::unique_ptr<Communicator>>;
+
+Ranks local_ranks(int ranks) {
+  return local_communicators(ranks, std::chrono::seconds(20));
+}
+
+// Over the loopback interface.
+Ranks gloo_ranks(int ranks) {
+  std::promise<uint16_t> port;
+  const std::shared_future<uint16_t> known = port.get_future().share();
+  Ranks all(ranks);
+  std::vector<std::thread> threads;
+  for (int r = 0; r < ranks; ++r) {
+    threads.emplace_back([&, r] {
+      RendezvousOptions o{.rank = r, .size = ranks, .token = "a token of the benchmark"};
+      if (r == 0) {
+        o.on_listening = [&](uint16_t p) { port.set_value(p); };
+      } else {
+        o.port = known.get();
+      }
+      Result<Mesh> mesh = meet(o);
+      DI_CHECK(mesh.ok(), "{}", mesh.error().message);
+      auto made = gloo_communicator(std::move(*mesh), std::chrono::seconds(20));
+      DI_CHECK(made.ok(), "{}", made.error().message);
+      all[r] = std::move(*made);
+    });
+  }
+  for (std::thread& t : threads) t.join();
+  return all;
+}
+
 // One of several threads that do `work` of their rank as often as rank 0, which the benchmark times.
 template <class Work>
-void on_ranks(benchmark::State& state, int ranks, const Work& work) {
-  std::vector<std::unique_ptr<Communicator>> all = local_communicators(ranks, std::chrono::seconds(20));
+void on_ranks(benchmark::State& state, int ranks, const Work& work, Ranks (*make)(int) = local_ranks) {
+  const Ranks all = make(ranks);
   std::vector<std::thread> threads;
   for (int r = 1; r < ranks; ++r) {
     threads.emplace_back([c = all[r].get(), &work] {
@@ -73,13 +108,17 @@ void all_reduce(benchmark::State& state) {
   const size_t bytes = state.range(1);
   const size_t n = bytes / sizeof(float);
   std::vector<float> alone(n);
-  constexpr int kRounds = 400;
   auto start = std::chrono::steady_clock::now();
-  for (int i = 0; i < kRounds; ++i) benchmark::DoNotOptimize(use(alone, 1.0f));
   const auto seconds = [&] {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };
-  const double use_s = seconds() / kRounds;
+  double use_s = 1;
+  for (int batch = 0; batch < 8; ++batch) {  // the best: others use the machine too
+    constexpr int kRounds = 50;
+    start = std::chrono::steady_clock::now();
+    for (int i = 0; i < kRounds; ++i) benchmark::DoNotOptimize(use(alone, 1.0f));
+    use_s = std::min(use_s, seconds() / kRounds);
+  }
   thread_local std::vector<float> values;
   start = std::chrono::steady_clock::now();
   on_ranks(state, ranks, [&](Communicator& c) {
@@ -131,12 +170,26 @@ void ping_pong(benchmark::State& state) {
   });
 }
 
+void gloo_all_reduce(benchmark::State& state) {
+  if (!has_gloo()) return state.SkipWithError("this build has no Gloo");
+  const size_t n = state.range(1) / sizeof(float);
+  thread_local std::vector<float> values;
+  on_ranks(
+      state, static_cast<int>(state.range(0)),
+      [&](Communicator& c) {
+        values.resize(n);
+        c.all_reduce(values);
+      },
+      gloo_ranks);
+}
+
 BENCHMARK(all_reduce)
     ->ArgsProduct({{2}, {64, 2304, 8192, 16384, 32768, 65536, 1 << 18, 1 << 20, 1 << 23}})
     ->UseRealTime();
 BENCHMARK(all_gather)->ArgsProduct({{2}, {64, 8192, 1 << 20}})->UseRealTime();
 BENCHMARK(broadcast)->ArgsProduct({{2}, {64, 8192, 1 << 20}})->UseRealTime();
 BENCHMARK(ping_pong)->ArgsProduct({{2}, {64, 8192, 1 << 20, 1 << 22}})->UseRealTime();
+BENCHMARK(gloo_all_reduce)->ArgsProduct({{2}, {64, 2304, 8192, 65536, 1 << 20}})->UseRealTime();
 
 }  // namespace
 }  // namespace deepinfer
