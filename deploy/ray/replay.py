@@ -3,6 +3,12 @@ import json
 
 # A stream with these says more than its text, which cannot be cut at a character.
 NOT_CUT = ("logprobs", "prompt_logprobs", "return_token_ids", "echo", "tools")
+# What a server says when another one would have answered.
+ELSEWHERE = {"loading", "draining", "stalled", "device_lost", "unavailable"}
+
+
+class Broken(Exception):
+    """A server ended a stream with an error of its own: another server may know better."""
 
 
 def is_repeatable(body):
@@ -21,7 +27,7 @@ class Replay:
     """The events of a stream across tries: those of a later try lose what the client already has.
 
     Counted in characters of the answer, for a second try may cut it into other pieces. id and created stay the first's.
-    begin() before each try, events(bytes) for what comes of it.
+    begin() before each try, events(bytes) for what comes of it; nothing more is to come when `done`.
     """
 
     def __init__(self):
@@ -29,27 +35,51 @@ class Replay:
         self.kept = {}         # id and created of the first event
         self.opened = False    # the client has the event with the role
         self.finished = False  # the client has the event with the finish reason
+        self.counted = False   # the client has the event with the usage
+        self.done = False      # the client has [DONE]
+        self.broken = None     # of this try: the error that a server ended it with
         self.skip = 0          # characters of this try that the client has
         self.rest = b""        # of this try: an event that is not whole yet
 
     def begin(self):
         self.skip = self.sent
         self.rest = b""
+        self.broken = None
 
     def events(self, piece):
-        """What to pass on: whole events only."""
+        """What to pass on: whole events only. `broken` then says whether this try has failed."""
         *events, self.rest = (self.rest + piece).split(b"\n\n")
-        return b"".join(out + b"\n\n" for out in map(self._event, events) if out)
+        passed = b""
+        for event in events:
+            try:
+                out = self._event(event)
+            except Broken as error:
+                self.broken = error
+                break
+            if out:
+                passed += out + b"\n\n"
+        return passed
 
     def _event(self, event):
         """The bytes for the client, or None."""
+        if self.done:
+            return None
         if not event.startswith(b"data: {"):
-            return event  # [DONE], a comment
+            self.done = event == b"data: [DONE]"
+            return event  # or a comment
         data = json.loads(event[6:])
+        if "error" in data:
+            if (data["error"] or {}).get("code") in ELSEWHERE:
+                raise Broken(data["error"].get("message"))
+            return event
         if not self.kept:
             self.kept = {key: data[key] for key in ("id", "created") if key in data}
         if data.get("choices"):
             event = self._choice(data, data["choices"][0], event)
+        elif "choices" in data and self.counted:
+            return None
+        elif "choices" in data:
+            self.counted = True
         if event is None:
             return None
         if all(data.get(key) == value for key, value in self.kept.items()) and not event == b"":

@@ -102,3 +102,9 @@ def test_the_health_check_tells_ready_from_not(server):
     for port, ready in ((server.port, True), (1, False)):
         result = subprocess.run(command, env={**os.environ, "DEEPINFER_PORT": str(port)}, capture_output=True)
         assert (result.returncode == 0) == ready, result.stderr
+
+
+@pytest.mark.parametrize("arguments, words", [(["--target", "gpu"], "expected cpu or cuda"), (["--frobnicate"], "unknown option")])
+def test_the_builder_refuses_what_it_does_not_know(arguments, words):
+    result = subprocess.run([ROOT / "tools/image_here.sh", *arguments], text=True, capture_output=True)
+    assert result.returncode == 2 and words in result.stderr, result.stderr
