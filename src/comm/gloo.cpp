@@ -1,6 +1,7 @@
 #include "comm/gloo.h"
 
 #include <poll.h>
+#include <signal.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -28,6 +29,7 @@ constexpr auto kLinger = std::chrono::seconds(2);  // of a rank that has finishe
 constexpr auto kNews =
     std::chrono::milliseconds(500);  // a lost connection's reason comes on the mesh meanwhile
 constexpr auto kTell = std::chrono::milliseconds(500);  // to tell a peer the reason
+constexpr std::chrono::milliseconds kConnect{10000};    // the least time to connect all ranks
 constexpr size_t kInlineBytes = size_t{16} << 10;       // sent along with a frame's head
 constexpr size_t kWholeSums = size_t{64} << 10;  // an all-reduce reads at most so much from all in one go
 
@@ -68,6 +70,27 @@ struct Lane {
   uint64_t sent = 0, taken = 0;
 };
 
+// Gloo writes to connections that the other side may have closed, without saying that no signal is wanted.
+class NoPipeSignal {
+ public:
+  NoPipeSignal() {
+    sigemptyset(&pipe_);
+    sigaddset(&pipe_, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
+  }
+  ~NoPipeSignal() {
+    if (sigismember(&before_, SIGPIPE) == 1) return;
+    const timespec now{};
+    while (sigtimedwait(&pipe_, nullptr, &now) > 0) {
+    }
+    pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+  }
+  NoPipeSignal(const NoPipeSignal&) = delete;
+
+ private:
+  sigset_t pipe_, before_;
+};
+
 class GlooCommunicator final : public Communicator {
  public:
   GlooCommunicator(Mesh mesh, std::shared_ptr<::gloo::transport::Context> context,
@@ -101,6 +124,7 @@ class GlooCommunicator final : public Communicator {
 
   [[noreturn]] void fail(const char* call, std::string reason);
   void check(bool good, const char* call, const char* what, size_t got, size_t expected);
+  void refuse_if_ended(const char* call);
   bool end(std::string reason, bool tell);
   void watch();
   void hear(int peer);
@@ -196,6 +220,13 @@ void GlooCommunicator::fail(const char* call, std::string reason) {
   throw CommError(mesh_.rank, mesh_.size, call, std::move(reason));
 }
 
+void GlooCommunicator::refuse_if_ended(const char* call) {
+  std::unique_lock lock(mutex_);
+  if (!ended_) return;
+  lock.unlock();
+  fail(call, "");
+}
+
 void GlooCommunicator::check(bool good, const char* call, const char* what, size_t got, size_t expected) {
   if (!good) fail(call, fmt::format("{}: got {}, expected {}", what, got, expected));
 }
@@ -247,6 +278,7 @@ void GlooCommunicator::guarded(const char* call, int peer, const Function& funct
   const auto start = Clock::now();
   std::string problem;
   try {
+    const NoPipeSignal none;
     function();
     return;
   } catch (const CommError&) {
@@ -338,12 +370,7 @@ void GlooCommunicator::done(Lane& lane, int peer, Slot slot) {
 // what this rank expects of the call.
 void GlooCommunicator::exchange(Head head, const Out& out, const In& in) {
   const char* call = kNames[static_cast<size_t>(head.op)];
-  {
-    std::unique_lock lock(mutex_);
-    const bool ended = ended_;
-    lock.unlock();
-    if (ended) fail(call, "");
-  }
+  refuse_if_ended(call);
   struct Bulk {
     std::unique_ptr<GlooBuffer> buffer;
     bool receive;
@@ -439,6 +466,7 @@ void GlooCommunicator::all_to_all(std::span<const std::byte> mine, std::span<std
 void GlooCommunicator::send(std::span<const std::byte> data, int to) {
   if (to < 0 || to >= mesh_.size || to == mesh_.rank)
     fail("send", fmt::format("got rank {}, expected another one of 0 to {}", to, mesh_.size - 1));
+  refuse_if_ended("send");
   Lane& lane = messages_[to];
   Pending& bulk = lane.bulk[lane.sent % 2];
   const auto sent = [&] {
@@ -463,6 +491,7 @@ void GlooCommunicator::send(std::span<const std::byte> data, int to) {
 void GlooCommunicator::receive(std::span<std::byte> data, int from) {
   if (from < 0 || from >= mesh_.size || from == mesh_.rank)
     fail("receive", fmt::format("got rank {}, expected another one of 0 to {}", from, mesh_.size - 1));
+  refuse_if_ended("receive");
   Lane& lane = messages_[from];
   const Head head = take(lane, from, true, "receive");
   if (head.op != Op::kMessage || head.bytes != data.size() || head.total != data.size())
@@ -488,9 +517,14 @@ bool has_gloo() {
 
 Result<std::unique_ptr<Communicator>> gloo_communicator(Mesh mesh, std::chrono::milliseconds timeout) {
   DI_CHECK(timeout.count() > 0, "a group that waits {} ms", timeout.count());
-  DI_ASSIGN(auto context, comm::connect_gloo(mesh, std::max(timeout, std::chrono::milliseconds(10000))));
-  return std::unique_ptr<Communicator>(
-      std::make_unique<GlooCommunicator>(std::move(mesh), std::move(context), timeout));
+  const NoPipeSignal none;  // Gloo's own thread, which starts here, takes this over
+  DI_ASSIGN(auto context, comm::connect_gloo(mesh, std::max(timeout, kConnect)));
+  try {
+    return std::unique_ptr<Communicator>(
+        std::make_unique<GlooCommunicator>(std::move(mesh), std::move(context), timeout));
+  } catch (const std::exception& e) {
+    return make_error(ErrorCode::kUnavailable, "Gloo: a rank was lost again: {}", e.what());
+  }
 }
 
 }  // namespace deepinfer

@@ -146,8 +146,10 @@ Result<void> check(const RendezvousOptions& o) {
     return make_error(ErrorCode::kConfig,
                       "the group's token: got {} bytes, expected at least {} (openssl rand -hex 32)",
                       o.token.size(), RendezvousOptions::kLeastTokenBytes);
-  if (o.facts.size() > kMostFacts)
-    return make_error(ErrorCode::kConfig, "{} facts, expected at most {}", o.facts.size(), kMostFacts);
+  const size_t bytes = Introduction{.facts = o.facts}.bytes().size();
+  if (o.facts.size() > kMostFacts || bytes > Link::kMostBytes)
+    return make_error(ErrorCode::kConfig, "{} facts of {} bytes, expected at most {} of {}", o.facts.size(),
+                      bytes, kMostFacts, Link::kMostBytes);
   return {};
 }
 
@@ -171,7 +173,7 @@ class Meeting {
   Result<Link> reach_master();
   Result<void> reach_lower(const std::vector<Endpoint>& ranks);
   Result<void> await_higher(int listener);
-  Result<void> token_round(bool master_speaks);
+  Result<void> ready_round(bool master_speaks);
 
   const RendezvousOptions& o_;
   const Deadline deadline_;
@@ -234,7 +236,7 @@ Result<void> Meeting::gather(Admission& door) {
 }
 
 // Nobody goes on before all have all their connections: each tells rank 0, and rank 0 tells each.
-Result<void> Meeting::token_round(bool master_speaks) {
+Result<void> Meeting::ready_round(bool master_speaks) {
   const bool speak = (o_.rank == 0) == master_speaks;
   for (int r = 0; r < o_.size; ++r) {
     if (r == o_.rank || (o_.rank != 0 && r != 0)) continue;
@@ -268,8 +270,8 @@ Result<Mesh> Meeting::host() {
   for (int r = 1; r < o_.size; ++r)
     if (auto sent = mesh_.links[r].write(welcome, deadline_); !sent)
       return at(fmt::format("rendezvous: rank {}", r), sent.error());
-  DI_TRY(token_round(false));
-  DI_TRY(token_round(true));
+  DI_TRY(ready_round(false));
+  DI_TRY(ready_round(true));
   mesh_.handout = o_.handout;
   return std::move(mesh_);
 }
@@ -333,8 +335,8 @@ Result<Mesh> Meeting::guest() {
   mesh_.links[0] = std::move(*link);
   DI_TRY(reach_lower(welcome->ranks));
   DI_TRY(await_higher(listener->get()));
-  DI_TRY(token_round(false));
-  DI_TRY(token_round(true));
+  DI_TRY(ready_round(false));
+  DI_TRY(ready_round(true));
   mesh_.handout = std::move(welcome->handout);
   return std::move(mesh_);
 }

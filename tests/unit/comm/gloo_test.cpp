@@ -6,8 +6,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
+#include <atomic>
 #include <chrono>
+#include <fstream>
 #include <functional>
+#include <future>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -161,6 +166,77 @@ TEST_F(Gloo, AStoppedProcess) {
     const Death death = signalled(SIGSTOP, values, 1500ms);
     EXPECT_THAT(death.error, HasSubstr("rank 1 did not come within 1500 ms"));
     EXPECT_LT(death.after, 10s);
+  }
+}
+
+// Somebody who connects to every port that opens on the loopback interface, Gloo's among them.
+class Intruder {
+ public:
+  Intruder() : before_(ports()), thread_([this] { run(); }) {}
+  ~Intruder() {
+    stop_ = true;
+    thread_.join();
+  }
+
+ private:
+  static std::set<int> ports() {
+    std::ifstream file("/proc/self/net/tcp");
+    std::string line;
+    std::set<int> found;
+    unsigned address = 0, port = 0, state = 0;
+    while (std::getline(file, line))
+      if (std::sscanf(line.c_str(), " %*d: %x:%x %*x:%*x %x", &address, &port, &state) == 3 &&
+          state == 0x0a && address == 0x0100007f)
+        found.insert(static_cast<int>(port));
+    return found;
+  }
+  void run() {
+    while (!stop_) {
+      for (const int port : ports())
+        if (!before_.contains(port))
+          if (auto fd = comm::connect_to("127.0.0.1", static_cast<uint16_t>(port),
+                                         std::chrono::steady_clock::now() + 1s))
+            held_.push_back(std::move(*fd));
+    }
+  }
+
+  std::set<int> before_;
+  std::vector<comm::Fd> held_;
+  std::atomic<bool> stop_{false};
+  std::thread thread_;
+};
+
+// Whoever comes first to Gloo's port: either the ranks are connected to each other, or they refuse to start.
+TEST_F(Gloo, AnIntruderIsNeverTakenForARank) {
+  for (int round = 0; round < 10; ++round) {
+    const Intruder intruder;
+    std::promise<uint16_t> port;
+    std::array<std::string, 2> errors;
+    const auto rank = [&](int r, uint16_t at) {
+      RendezvousOptions o;
+      o.rank = r;
+      o.size = 2;
+      o.port = at;
+      o.token = "a token for tests only";
+      o.on_listening = [&](uint16_t p) { port.set_value(p); };
+      auto mesh = meet(o);
+      if (!mesh) return mesh.error().message;
+      auto made = gloo_communicator(std::move(*mesh), 5s);
+      if (!made) return made.error().message;
+      std::vector<float> values(20000, 1.0f);
+      try {
+        (*made)->all_reduce(values);
+      } catch (const CommError& e) {
+        return std::string(e.what());
+      }
+      EXPECT_EQ(values[19999], 2.0f);
+      return std::string();
+    };
+    std::thread first([&] { errors[0] = rank(0, 0); });
+    errors[1] = rank(1, port.get_future().get());
+    first.join();
+    EXPECT_EQ(errors[0].empty(), errors[1].empty());
+    if (!errors[0].empty()) EXPECT_THAT(errors[0] + errors[1], HasSubstr("Gloo: "));
   }
 }
 
