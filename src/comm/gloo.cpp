@@ -133,7 +133,7 @@ class GlooCommunicator final : public Communicator {
   void start(Lane& lane, int peer, Slot slot);
   void post(Lane& lane, int peer, Slot slot, const Head& head, std::span<const std::byte> data);
   Head take(Lane& lane, int peer, bool message, const char* call);
-  void done(Lane& lane, int peer, Slot slot);
+  void done(Lane& lane, int peer, Slot slot, const char* call);
   void exchange(Head head, const Out& out, const In& in);
   template <class Function>
   void guarded(const char* call, int peer, const Function& function);
@@ -360,8 +360,7 @@ Head GlooCommunicator::take(Lane& lane, int peer, bool message, const char* call
   return head;
 }
 
-void GlooCommunicator::done(Lane& lane, int peer, Slot slot) {
-  const char* call = slot == kMessages ? "receive" : "collective call";
+void GlooCommunicator::done(Lane& lane, int peer, Slot slot, const char* call) {
   guarded(call, peer, [&] { lane.in[lane.taken % 2].buffer->recv(peer, slot); });
   ++lane.taken;
 }
@@ -397,7 +396,7 @@ void GlooCommunicator::exchange(Head head, const Out& out, const In& in) {
     } else if (!to.empty()) {
       std::memcpy(to.data(), lane.in[lane.taken % 2].bytes.data() + sizeof(Head), to.size());
     }
-    done(lane, r, kCollective);
+    done(lane, r, kCollective, call);
   }
   for (int r = 0; r < mesh_.size; ++r) {
     if (r == mesh_.rank || out(r).size() <= kInlineBytes) continue;
@@ -506,7 +505,7 @@ void GlooCommunicator::receive(std::span<std::byte> data, int from) {
     wait({.buffer = buffer.get(), .receive = true, .peer = from, .frames = lane.taken + 1, .message = true},
          "receive");
   }
-  done(lane, from, kMessages);
+  done(lane, from, kMessages, "receive");
 }
 
 }  // namespace
