@@ -46,6 +46,16 @@ struct Config {
     int threads = 0;  // 0 = auto: min(affinity, cgroup quota, physical cores)
   } cpu;
 
+  // Processes that share every layer, on one machine or several: a rank each, of
+  // gpu.tensor_parallel_size ranks.
+  struct Cluster {
+    int nnodes = 1;
+    int node_rank = 0;                      // 0 serves, the others work for it
+    std::string master_addr = "127.0.0.1";  // of rank 0, which listens there and nowhere else
+    int master_port = 29500;
+    std::string token_file;  // a secret that all ranks know
+  } cluster;
+
   struct Server {
     std::string host = "127.0.0.1";
     int port = 8000;  // 0: any free port

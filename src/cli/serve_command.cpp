@@ -21,6 +21,7 @@
 #include "cli/resolve_model.h"
 #include "cli/serve_banner.h"
 #include "cli/stats_line.h"
+#include "engine/cluster.h"
 #include "engine/llm.h"
 #include "engine/profiling.h"
 #include "server/server.h"
@@ -220,11 +221,19 @@ void Control::drain(double seconds) {
   });
 }
 
+// A rank that works for another process; a signal ends it, which the others notice.
+int run_rank(Config config) {
+  Result<void> done = resolve_model(config);
+  if (done) done = serve_rank(config);
+  return done ? 0 : report(done.error());
+}
+
 }  // namespace
 
 int serve_command(const Config& config, const std::string& settings) {
   std::signal(SIGPIPE, SIG_IGN);  // a client that leaves is an error code of its write
   raise_file_limit();
+  if (config.cluster.nnodes > 1 && config.cluster.node_rank > 0) return run_rank(config);
   Control control(config, settings);
   return control.run();
 }

@@ -198,6 +198,41 @@ std::vector<Key> gpu_keys() {
   };
 }
 
+std::vector<Key> cluster_keys() {
+  using C = Config::Cluster;
+  return {
+      {.section = "cluster",
+       .name = "nnodes",
+       .field = field<&Config::cluster, &C::nnodes>(),
+       .min = 1,
+       .max = 64,
+       .text = "Processes that share every layer, on one machine or several; `gpu.tensor_parallel_size` is "
+               "as many."},
+      {.section = "cluster",
+       .name = "node_rank",
+       .field = field<&Config::cluster, &C::node_rank>(),
+       .min = 0,
+       .max = 63,
+       .text = "Which of them this one is; rank 0 serves, the others work for it."},
+      {.section = "cluster",
+       .name = "master_addr",
+       .field = field<&Config::cluster, &C::master_addr>(),
+       .text = "The address of rank 0, which listens there for the other ranks."},
+      {.section = "cluster",
+       .name = "master_port",
+       .field = field<&Config::cluster, &C::master_port>(),
+       .min = 1,
+       .max = 65535,
+       .text = "The port of rank 0 for the other ranks."},
+      {.section = "cluster",
+       .name = "token_file",
+       .field = field<&Config::cluster, &C::token_file>(),
+       .unset = "none",
+       .text = "A file with a secret of at least 16 characters, the same for all ranks: who does not know it "
+               "is turned away."},
+  };
+}
+
 std::vector<Key> server_keys() {
   using S = Config::Server;
   return {
@@ -504,7 +539,7 @@ std::string Key::default_text() const {
 const std::vector<Key>& keys() {
   static const std::vector<Key> table = [] {
     std::vector<Key> all = model_keys();
-    for (auto part : {gpu_keys(), server_keys(), sampling_keys()})
+    for (auto part : {gpu_keys(), cluster_keys(), server_keys(), sampling_keys()})
       all.insert(all.end(), part.begin(), part.end());
     return all;
   }();
@@ -512,7 +547,7 @@ const std::vector<Key>& keys() {
 }
 
 const std::vector<std::string_view>& sections() {
-  static const std::vector<std::string_view> table = {"model", "gpu", "cpu", "server", "sampling"};
+  static const std::vector<std::string_view> table = {"model", "gpu", "cpu", "cluster", "server", "sampling"};
   return table;
 }
 

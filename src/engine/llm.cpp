@@ -44,6 +44,18 @@ Result<void> check_settings(const Config& c) {
   return {};
 }
 
+std::vector<int32_t> end_ids(const Checkpoint& c) {
+  std::vector<int32_t> ids;
+  if (c.tokenizer != nullptr) ids = c.tokenizer->end_ids();
+  ids.insert(ids.end(), c.config.eos.begin(), c.config.eos.end());
+  ids.insert(ids.end(), c.generation.eos.begin(), c.generation.eos.end());
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return ids;
+}
+
+}  // namespace
+
 // The same build, weights and settings give the same answer for a seed; this names the three.
 std::string fingerprint_of(const Checkpoint& checkpoint, const std::string& kernels) {
   std::string text =
@@ -61,18 +73,6 @@ std::string fingerprint_of(const Checkpoint& checkpoint, const std::string& kern
   for (int i = 0; i < 6; ++i) hex += fmt::format("{:02x}", digest[i]);
   return hex;
 }
-
-std::vector<int32_t> end_ids(const Checkpoint& c) {
-  std::vector<int32_t> ids;
-  if (c.tokenizer != nullptr) ids = c.tokenizer->end_ids();
-  ids.insert(ids.end(), c.config.eos.begin(), c.config.eos.end());
-  ids.insert(ids.end(), c.generation.eos.begin(), c.generation.eos.end());
-  std::sort(ids.begin(), ids.end());
-  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-  return ids;
-}
-
-}  // namespace
 
 EngineOptions engine_options(const Config& c, const Checkpoint& checkpoint) {
   return {.max_num_batched_tokens = c.gpu.max_num_batched_tokens,

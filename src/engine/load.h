@@ -28,6 +28,9 @@ Result<LoadedRunner> load_on_cpu(const Config& config, const Checkpoint& checkpo
 Result<LoadedRunner> load_on_gpu(const Config& config, const Checkpoint& checkpoint,
                                  std::unique_ptr<cuda::Gpu> gpu, const GpuInfo& info, Profiler* profiler);
 
+// What of a checkpoint is in a fingerprint, and what besides decides bits.
+std::string fingerprint_of(const Checkpoint& checkpoint, const std::string& kernels);
+
 // On the device that gpu.device means, for those who make engines of their own (tune/): kConfig, kModel,
 // kMemory. model.quantization is noted in the checkpoint, which can be loaded again.
 Result<LoadedRunner> load_runner(const Config& config, Checkpoint& checkpoint);

@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/limits.h"
 #include "base/log.h"
+#include "engine/cluster.h"
 #include "engine/host_memory_plan.h"
 #include "engine/load.h"
 #include "engine/load_plan.h"
@@ -55,11 +56,6 @@ HostMemory host_memory(const Config& config, const Checkpoint& checkpoint, int64
 
 namespace {
 
-std::chrono::milliseconds stall_limit(const Config& config) {
-  constexpr double kDay = 86400;
-  return std::chrono::milliseconds(static_cast<int64_t>(std::min(config.server.stall_timeout, kDay) * 1000));
-}
-
 // "2 ranks of 1 thread".
 std::string threads_text(const RankModels& ranks) {
   const int most = ranks.pools.front()->size(), least = ranks.pools.back()->size();
@@ -83,6 +79,7 @@ Result<std::unique_ptr<ModelRunner>> make_runner(RankModels ranks, const CpuRunn
 }  // namespace
 
 Result<LoadedRunner> load_on_cpu(const Config& config, const Checkpoint& checkpoint, Profiler* profiler) {
+  if (config.cluster.nnodes > 1) return load_leader(config, checkpoint, profiler);
   DI_ASSIGN(const DType kv, cpu_kv_dtype(config, checkpoint.config));
   DI_TRY(check_cpu_block_size(config.gpu.block_size));
   const MachineLimits limits = machine_limits();

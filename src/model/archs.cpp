@@ -26,18 +26,23 @@ std::string known_archs() {
   return names;
 }
 
-Result<std::unique_ptr<Model>> make_model(const ModelConfig& config, const Weights& weights,
-                                          Context& context) {
+Result<std::unique_ptr<Model>> make_model(const ModelConfig& config, const Weights& weights, Context& context,
+                                          const Shard& shard) {
   const ModelArch* arch = find_arch(config.arch);
   if (arch == nullptr)
     return make_error(
         ErrorCode::kModel,
         "model architecture: got '{}', expected one of {}: choose a model of one of these families",
         config.arch, known_archs());
+  return arch->make(config, weights, context, {{0, config.layers}, shard});
+}
+
+Result<std::unique_ptr<Model>> make_model(const ModelConfig& config, const Weights& weights,
+                                          Context& context) {
   const Communicator* const comm = context.comm;
-  DI_ASSIGN(Shard shard, plan_shard(config, weights, comm != nullptr ? comm->rank() : 0,
-                                    comm != nullptr ? comm->size() : 1));
-  return arch->make(config, weights, context, {{0, config.layers}, std::move(shard)});
+  DI_ASSIGN(const Shard shard, plan_shard(config, weights, comm != nullptr ? comm->rank() : 0,
+                                          comm != nullptr ? comm->size() : 1));
+  return make_model(config, weights, context, shard);
 }
 
 }  // namespace deepinfer

@@ -55,9 +55,11 @@ struct ModelArch {
 const ModelArch* find_arch(const std::string& hf_or_gguf_name);
 std::string known_archs();
 
-// All layers; of them what the rank of context.comm has, or all of them when there is none. Nobody is talked
-// to.
+// All layers; of each the share of context.comm's rank, or all of it when there is none. Nobody is talked to.
 Result<std::unique_ptr<Model>> make_model(const ModelConfig& config, const Weights& weights,
                                           Context& context);
+// The same of a share that was planned before.
+Result<std::unique_ptr<Model>> make_model(const ModelConfig& config, const Weights& weights, Context& context,
+                                          const Shard& shard);
 
 }  // namespace deepinfer

@@ -259,6 +259,9 @@ TEST(Keys, EveryFieldOfConfigHasARow) {
   (void)a1, (void)a2, (void)a3, (void)a4, (void)a5, (void)a6, (void)a7, (void)a8;
   auto& [threads] = c.cpu;
   (void)threads;
+  auto& [nodes, rank, address, port, token] = c.cluster;
+  (void)nodes, (void)rank, (void)address, (void)port, (void)token;
+  EXPECT_EQ(count["cluster"], 5);
   EXPECT_EQ(count["model"], model_size);
   EXPECT_EQ(count["gpu"], gpu_size);
   EXPECT_EQ(count["cpu"], 1);
