@@ -57,9 +57,10 @@ add_licences() {  # folder of the unpacked wheel
   to=$(echo "$1"/*.dist-info)/licenses/libraries
   mkdir -p "$to"
   for file in "$1"/deepinfer.libs/* "$1"/deepinfer/lib/*; do
-    # libfmt-0a1b2c3d.so.9.1.0 was libfmt.so.9.1.0. dpkg may know it in /lib while it is found in /usr/lib.
+    # libfmt-0a1b2c3d.so.9.1.0 was libfmt.so.9.1.0. dpkg may know it in /lib while it is found in /usr/lib, and a few stand beside
+    # the architecture's folder.
     name=$(basename "$file" | sed -E 's/-[0-9a-f]{8}\././')
-    owner=$(dpkg-query -S "/usr/lib/x86_64-linux-gnu/$name" "/lib/x86_64-linux-gnu/$name" 2>/dev/null | head -n 1 | cut -d: -f1) || true
+    owner=$(dpkg-query -S "/usr/lib/x86_64-linux-gnu/$name" "/lib/x86_64-linux-gnu/$name" "/usr/lib/$name" 2>/dev/null | head -n 1 | cut -d: -f1) || true
     [ -n "$owner" ] || die "$name: no package of this machine has it, so its licence is unknown"
     cp "/usr/share/doc/$owner/copyright" "$to/$owner.txt"
   done
