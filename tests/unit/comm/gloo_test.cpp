@@ -9,6 +9,7 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <future>
@@ -169,24 +170,41 @@ TEST_F(Gloo, AStoppedProcess) {
   }
 }
 
-// Somebody who connects to every port that opens on the loopback interface, Gloo's among them.
+// Somebody who connects to every port that this process opens on the loopback interface, Gloo's among them:
+// to those of other processes it would be a real intruder, and their tests would fail.
 class Intruder {
  public:
   Intruder() : before_(ports()), thread_([this] { run(); }) {}
-  ~Intruder() {
+  ~Intruder() { connections(); }
+  // How many it has made; it makes no more.
+  size_t connections() {
     stop_ = true;
-    thread_.join();
+    if (thread_.joinable()) thread_.join();
+    return held_.size();
   }
 
  private:
+  static std::set<unsigned long> own_sockets() {
+    std::set<unsigned long> inodes;
+    std::error_code gone;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd", gone)) {
+      const std::string to = std::filesystem::read_symlink(entry, gone);
+      unsigned long inode = 0;
+      if (std::sscanf(to.c_str(), "socket:[%lu]", &inode) == 1) inodes.insert(inode);
+    }
+    return inodes;
+  }
   static std::set<int> ports() {
+    const std::set<unsigned long> own = own_sockets();
     std::ifstream file("/proc/self/net/tcp");
     std::string line;
     std::set<int> found;
     unsigned address = 0, port = 0, state = 0;
+    unsigned long inode = 0;
     while (std::getline(file, line))
-      if (std::sscanf(line.c_str(), " %*d: %x:%x %*x:%*x %x", &address, &port, &state) == 3 &&
-          state == 0x0a && address == 0x0100007f)
+      if (std::sscanf(line.c_str(), " %*d: %x:%x %*x:%*x %x %*x:%*x %*x:%*x %*x %*d %*d %lu", &address, &port,
+                      &state, &inode) == 4 &&
+          state == 0x0a && address == 0x0100007f && own.contains(inode))
         found.insert(static_cast<int>(port));
     return found;
   }
@@ -208,8 +226,9 @@ class Intruder {
 
 // Whoever comes first to Gloo's port: either the ranks are connected to each other, or they refuse to start.
 TEST_F(Gloo, AnIntruderIsNeverTakenForARank) {
+  size_t intrusions = 0;
   for (int round = 0; round < 10; ++round) {
-    const Intruder intruder;
+    Intruder intruder;
     std::promise<uint16_t> port;
     std::array<std::string, 2> errors;
     const auto rank = [&](int r, uint16_t at) {
@@ -237,7 +256,9 @@ TEST_F(Gloo, AnIntruderIsNeverTakenForARank) {
     first.join();
     EXPECT_EQ(errors[0].empty(), errors[1].empty());
     if (!errors[0].empty()) EXPECT_THAT(errors[0] + errors[1], HasSubstr("Gloo: "));
+    intrusions += intruder.connections();
   }
+  EXPECT_GT(intrusions, 0u);
 }
 
 TEST_F(Gloo, WrongArgumentsEndTheGroup) {
