@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <charconv>
 #include <cstdio>
@@ -12,11 +13,14 @@
 #include "base/shown.h"
 #include "cli/estimate_model.h"
 #include "cli/exit_code.h"
+#include "cli/split_table.h"
 #include "deepinfer/version.h"
 #include "device/gpu_detector.h"
 #include "device/known_gpus.h"
+#include "device/tuning.h"
 #include "engine/estimate.h"
 #include "engine/find_device.h"
+#include "model/quantization.h"
 
 namespace deepinfer {
 namespace {
@@ -30,27 +34,39 @@ std::string size_text(int64_t bytes) {
   return fmt::format("{:.2f} GiB", b / (1024.0 * 1024.0 * 1024.0));
 }
 
-// The GPU that was named, or the one of this machine that gpu.device means; none: the CPU.
-Result<EstimateTarget> find_target(const EstimateOptions& o, const std::string& device) {
-  EstimateTarget target{.count = o.count, .memory_bytes = machine_limits().memory_bytes};
+GpuInfo card_of(const KnownGpu& card) {
+  return {.id = -1, .name = card.name, .total_bytes = card.bytes(), .capability = card.capability};
+}
+
+// As many cards of a kind as were asked for.
+std::vector<GpuInfo> cards_like(const GpuInfo& gpu, const EstimateOptions& o) {
+  const SplitWish& w = o.wish;
+  const int taken = std::max(w.tensor, 1) * std::max(w.pipeline, 1) * std::max(w.data, 1);
+  return std::vector<GpuInfo>(static_cast<size_t>(o.count != 0 ? o.count : taken), gpu);
+}
+
+// The cards that were named, or those of this machine that gpu.device means; none: the CPU.
+Result<SplitMachine> find_machine(const EstimateOptions& o, const std::string& device) {
+  const MachineLimits limits = machine_limits();
+  SplitMachine machine{.threads = limits.threads, .memory_bytes = limits.memory_bytes};
   if (!o.gpu.empty() && !o.memory.empty())
     return make_error(ErrorCode::kConfig, "--gpu and --memory both say how large the device is: give one");
   if (!o.gpu.empty()) {
     DI_ASSIGN(const KnownGpu card, find_known_gpu(o.gpu));
-    target.gpu =
-        GpuInfo{.id = -1, .name = card.name, .total_bytes = card.bytes(), .capability = card.capability};
-    return target;
+    machine.gpus = cards_like(card_of(card), o);
+    return machine;
   }
   if (!o.memory.empty()) {
     DI_ASSIGN(const int64_t bytes, parse_memory_size(o.memory));
-    target.memory_bytes = bytes;
-    if (device != "cpu")
-      target.gpu = GpuInfo{.id = -1, .name = "a GPU", .total_bytes = static_cast<uint64_t>(bytes)};
-    return target;
+    machine.memory_bytes = bytes;
+    const GpuInfo gpu{.id = -1, .name = "a GPU", .total_bytes = static_cast<uint64_t>(bytes)};
+    if (device != "cpu") machine.gpus = cards_like(gpu, o);
+    return machine;
   }
-  DI_ASSIGN(const DeviceChoice choice, find_device(device));
-  if (choice.gpu && choice.gpu->total_bytes) target.gpu = choice.gpu;
-  return target;
+  DI_ASSIGN(std::vector<GpuInfo> here, find_gpus(device));
+  std::erase_if(here, [](const GpuInfo& gpu) { return !gpu.total_bytes; });
+  if (!here.empty()) machine.gpus = o.count != 0 ? cards_like(here.front(), o) : std::move(here);
+  return machine;
 }
 
 std::string shape_text(const ModelConfig& m) {
@@ -76,26 +92,54 @@ void print_cache(const Estimate& e) {
                     count > e.max_num_seqs ? fmt::format("; gpu.max_num_seqs runs {}", e.max_num_seqs) : ""));
 }
 
-void print_text(const DescribedModel& model, const Estimate& e, bool gpu) {
+constexpr size_t kShownSplits = 12;
+
+// What was found of a model on a machine; `plans` is not empty, the best is the first.
+struct Answer {
+  const DescribedModel& model;
+  const SplitMachine& machine;
+  const std::vector<SplitPlan>& plans;
+  Estimate chosen;  // of the first, with remedies when it does not fit
+
+  bool gpu() const { return !machine.gpus.empty(); }
+};
+
+bool shows_splits(const Answer& a, const EstimateOptions& o) {
+  return o.splits || a.machine.gpus.size() > 1 || a.plans.front().split.devices() > 1;
+}
+
+void print_text(const Answer& a, const EstimateOptions& o) {
+  const DescribedModel& model = a.model;
+  const Estimate& e = a.chosen;
+  const Split& split = a.plans.front().split;
+  const bool gpu = a.gpu();
+  const size_t cards = a.machine.gpus.size();
   line("model", fmt::format("{}: {}", model.checkpoint.path.string(), shape_text(model.checkpoint.config)));
   line("read", model.source);
   line("device",
-       fmt::format("{}{}: {}, of which {} may be used", e.count > 1 ? fmt::format("{} x ", e.count) : "",
+       fmt::format("{}{}: {}, of which {} may be used", cards > 1 ? fmt::format("{} x ", cards) : "",
                    e.device, size_text(e.total_bytes), size_text(e.usable_bytes)));
-  line("weights", fmt::format("{}{}, {}", size_text(e.weight_bytes), e.count > 1 ? " each" : "", e.weights));
+  if (split.devices() > 1) line("split", split_text(split));
+  line("weights", fmt::format("{}{}, {}", size_text(e.weight_bytes),
+                              split.devices() > 1 && gpu ? " each" : "", e.weights));
   if (gpu)
     line("buffers, graphs", fmt::format("{}, predicted: loading measures them", size_text(e.buffer_bytes)));
   line("KV cache a token", fmt::format("{}, {}", size_text(e.kv_token_bytes), e.kv_dtype));
-  if (e.count > 1)
-    line("note", "as tensor parallelism would cut it; this version runs a model on one GPU only");
-  if (e.fits()) return print_cache(e);
-  fmt::print("\nIt does not fit: {}\n", e.problem);
-  if (e.remedies.empty()) return;
-  fmt::print("\nTried, and fits:\n");
-  for (const std::string& remedy : e.remedies) fmt::print("  {}\n", remedy);
+  if (e.fits()) {
+    print_cache(e);
+  } else {
+    fmt::print("\nIt does not fit: {}\n", e.problem);
+    if (!e.remedies.empty()) fmt::print("\nTried, and fits:\n");
+    for (const std::string& remedy : e.remedies) fmt::print("  {}\n", remedy);
+  }
+  if (!shows_splits(a, o)) return;
+  fmt::print("\n{}{}", split_table(a.plans, o.load, kShownSplits), split_notes(a.plans, a.machine));
 }
 
-json::object to_json(const DescribedModel& model, const Estimate& e, bool gpu) {
+json::object to_json(const Answer& a, const EstimateOptions& o) {
+  const DescribedModel& model = a.model;
+  const Estimate& e = a.chosen;
+  const bool gpu = a.gpu();
   const ModelConfig& m = model.checkpoint.config;
   json::array sequences;
   for (const auto& [context, count] : e.sequences)
@@ -105,7 +149,8 @@ json::object to_json(const DescribedModel& model, const Estimate& e, bool gpu) {
                    {"source", model.source},
                    {"architecture", m.arch},
                    {"device", e.device},
-                   {"device_count", e.count},
+                   {"device_count", a.plans.front().split.devices()},
+                   {"split", split_text(a.plans.front().split)},
                    {"fits", e.fits()},
                    {"memory_bytes", e.total_bytes},
                    {"usable_bytes", e.usable_bytes},
@@ -125,17 +170,59 @@ json::object to_json(const DescribedModel& model, const Estimate& e, bool gpu) {
                    {"remedies", json::value_from(e.remedies)}};
   if (!e.fits()) out["problem"] = e.problem;
   if (gpu) out["buffer_bytes"] = e.buffer_bytes;
+  if (shows_splits(a, o)) out["splits"] = splits_json(a.plans);
   return out;
 }
 
-Result<int> run_estimate(const ConfigFlags& flags, const EstimateOptions& o) {
+// What the settings say of a split stands where no flag of this command does.
+SplitWish wish_of(const EstimateOptions& o, const Config& config) {
+  SplitWish wish = o.wish;
+  if (wish.tensor == 0 && config.gpu.tensor_parallel_size > 1) wish.tensor = config.gpu.tensor_parallel_size;
+  if (wish.pipeline == 0 && config.gpu.pipeline_parallel_size > 1)
+    wish.pipeline = config.gpu.pipeline_parallel_size;
+  return wish;
+}
+
+// On the CPU the threads are one rank, unless something was asked for.
+Result<void> prepare_cpu(const Config& config, const Checkpoint& checkpoint, EstimateOptions& o,
+                         SplitMachine& machine) {
+  if (o.count > 1) return make_error(ErrorCode::kConfig, "--count: got {}, expected 1 on the CPU", o.count);
+  if (config.cpu.threads != 0) machine.threads = config.cpu.threads;
+  const SplitWish& w = o.wish;
+  if (!o.splits && w.tensor <= 1 && w.pipeline <= 1 && w.data <= 1) {
+    o.wish = {1, 1, 1};
+    return {};
+  }
+  const int ranks = std::max(w.tensor, 1) * std::max(w.pipeline, 1) * std::max(w.data, 1);
+  machine.threads = std::max(machine.threads, ranks);
+  Result<HostRates> host = measure_host(config, checkpoint, machine.threads);
+  if (host)
+    machine.host = *host;
+  else
+    log::warn("no rates: {}", host.error().message);
+  return {};
+}
+
+Result<Estimate> with_remedies(const Config& config, Checkpoint& checkpoint, const SplitMachine& machine,
+                               const SplitPlan& best, const ConfigFor& config_for) {
+  if (best.memory.fits()) return best.memory;
+  EstimateTarget target{
+      .count = best.split.tensor, .stages = best.split.pipeline, .memory_bytes = machine.memory_bytes};
+  if (!machine.gpus.empty()) target.gpu = smallest_card(machine.gpus);
+  DI_ASSIGN(Estimate e, estimate_with_remedies(config, checkpoint, target, config_for));
+  std::vector<std::string> splits;
+  if (machine.gpus.size() > 1) splits = fitting_splits(config, checkpoint, machine.gpus);
+  e.remedies.insert(e.remedies.begin(), splits.begin(), splits.end());
+  return e;
+}
+
+Result<int> run_estimate(const ConfigFlags& flags, EstimateOptions o) {
   DI_ASSIGN(LoadedConfig loaded, flags.load());
   set_log_level("warning");
-  DI_ASSIGN(const EstimateTarget target, find_target(o, loaded.config.gpu.device));
-  if (target.gpu) {
-    DI_ASSIGN(loaded, flags.load(describe(*target.gpu)));
-  } else if (o.count != 1) {
-    return make_error(ErrorCode::kConfig, "--count: got {}, expected 1 on the CPU", o.count);
+  o.wish = wish_of(o, loaded.config);
+  DI_ASSIGN(SplitMachine machine, find_machine(o, loaded.config.gpu.device));
+  if (!machine.gpus.empty()) {
+    DI_ASSIGN(loaded, flags.load(describe(machine.gpus.front())));
   }
   for (const std::string& warning : loaded.warnings) log::warn("{}", warning);
   DI_ASSIGN(DescribedModel model, describe_model(loaded.config));
@@ -143,12 +230,21 @@ Result<int> run_estimate(const ConfigFlags& flags, const EstimateOptions& o) {
     const Result<LoadedConfig> other = flags.load(describe(gpu));
     return other ? other->config : loaded.config;
   };
-  DI_ASSIGN(const Estimate e, estimate_with_remedies(loaded.config, model.checkpoint, target, config_for));
+  const std::optional<GpuInfo> gpu =
+      machine.gpus.empty() ? std::nullopt : std::optional(machine.gpus.front());
+  DI_TRY(set_quantization(model.checkpoint, loaded.config.model.quantization,
+                          preferred_weights(loaded.config.gpu, gpu)));
+  if (!gpu) DI_TRY(prepare_cpu(loaded.config, model.checkpoint, o, machine));
+  DI_ASSIGN(const std::vector<SplitPlan> plans,
+            plan_splits(loaded.config, model.checkpoint, machine, o.wish, o.load));
+  DI_ASSIGN(Estimate chosen,
+            with_remedies(loaded.config, model.checkpoint, machine, plans.front(), config_for));
+  const Answer answer{model, machine, plans, std::move(chosen)};
   if (o.json)
-    fmt::print("{}\n", json::serialize(to_json(model, e, target.gpu.has_value())));
+    fmt::print("{}\n", json::serialize(to_json(answer, o)));
   else
-    print_text(model, e, target.gpu.has_value());
-  return e.fits() ? 0 : exit_code(ErrorCode::kMemory);
+    print_text(answer, o);
+  return answer.chosen.fits() ? 0 : exit_code(ErrorCode::kMemory);
 }
 
 }  // namespace
@@ -178,9 +274,18 @@ EstimateCommand::EstimateCommand(CLI::App& app)
   app_->add_option("--gpu", options_.gpu, "A card by name, as in \"RTX 5090\"; left out: this machine's");
   app_->add_option("--memory", options_.memory,
                    "A card by its memory, as in 24GiB (--device cpu: a machine)");
-  app_->add_option("--count", options_.count, "GPUs that share the model")
-      ->check(CLI::Range(1, 1024))
-      ->capture_default_str();
+  app_->add_option("--count", options_.count, "GPUs that there are; left out: this machine's, or one")
+      ->check(CLI::Range(1, 1024));
+  const auto size = [this](const char* flag, int& field, const char* text) {
+    app_->add_option(flag, field, text)->check(CLI::Range(1, 1 << 20));
+  };
+  size("--tp", options_.wish.tensor, "Devices that share every layer; left out: all that fit are compared");
+  size("--pp", options_.wish.pipeline, "Groups of devices that have some of the layers each");
+  size("--dp", options_.wish.data, "Replicas");
+  app_->add_flag("--splits", options_.splits,
+                 "Compare all splits; on the CPU of its threads, of which a layer is measured");
+  size("--prompt-tokens", options_.load.prompt, "Of the requests that rates are for [1024]");
+  size("--answer-tokens", options_.load.answer, "The same [256]");
   app_->add_flag("--json", options_.json, "Print JSON");
 }
 

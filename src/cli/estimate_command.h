@@ -8,13 +8,17 @@
 
 #include "cli/config_flags.h"
 #include "deepinfer/result.h"
+#include "engine/split.h"
 
 namespace deepinfer {
 
 struct EstimateOptions {
-  std::string gpu;     // a card by name
-  std::string memory;  // of a card or a machine that has no name: "24GiB"
-  int count = 1;
+  std::string gpu;      // a card by name
+  std::string memory;   // of a card or a machine that has no name: "24GiB"
+  int count = 0;        // cards; 0: those of this machine, or as many as the split takes
+  SplitWish wish;       // what was asked for of a split
+  bool splits = false;  // all of them, on the CPU too
+  Load load;            // that the rates are for
   bool json = false;
 };
 

@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/paths.h"
+#include "cli/check_fit.h"
 #include "hub/cache.h"
 #include "hub/pull.h"
 
@@ -31,6 +32,7 @@ Result<std::filesystem::path> from_hub(const hub::ModelRef& ref, const std::stri
 Result<void> resolve_model(Config& config) {
   std::string& name = config.model.name;
   std::error_code error;
+  DI_TRY(check_fit(config));
   if (name.empty() || std::filesystem::exists(name, error)) return {};
   if (name == kDefaultModelName) {
     name.clear();

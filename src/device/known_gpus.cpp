@@ -13,59 +13,70 @@
 namespace deepinfer {
 namespace {
 
+// GB a second in one direction, and whether cards read each other's memory. The driver does not let GeForce
+// cards do that over PCIe.
+constexpr CardLink kPcie3{"PCIe 3.0", 16, false, false}, kPcie3Peer{"PCIe 3.0", 16, true, false};
+constexpr CardLink kPcie4{"PCIe 4.0", 32, false, false}, kPcie4Peer{"PCIe 4.0", 32, true, false};
+constexpr CardLink kPcie5{"PCIe 5.0", 64, false, false}, kPcie5Peer{"PCIe 5.0", 64, true, false};
+constexpr CardLink kPcie4x8{"PCIe 4.0 x8", 16, false, false}, kPcie5x8{"PCIe 5.0 x8", 32, false, false};
+constexpr CardLink kNvlink2{"NVLink", 150, true, true}, kNvlink3{"NVLink", 300, true, true};
+constexpr CardLink kNvlink4{"NVLink", 450, true, true}, kNvlink5{"NVLink", 900, true, true};
+
 // Memory: memory.total as nvidia-smi prints it for such a card, ECC as it is delivered; a driver may move it
 // by some tens of MiB. Compute capability: NVIDIA's list, developer.nvidia.com/cuda-gpus. Cards below 8.0 are
-// here so that the answer says why they do not do.
+// here so that the answer says why they do not do. Bandwidth and rates: NVIDIA's data sheets and white
+// papers, of dense products of bfloat16 (float16 where there is none) with sums in float32; of H100 and A100
+// the boards with NVLink.
 constexpr KnownGpu kGpus[] = {
-    {"NVIDIA GeForce RTX 5060", 8151, {12, 0}},
-    {"NVIDIA GeForce RTX 5060 Ti 8GB", 8151, {12, 0}},
-    {"NVIDIA GeForce RTX 4060", 8188, {8, 9}},
-    {"NVIDIA GeForce RTX 4060 Ti 8GB", 8188, {8, 9}},
-    {"NVIDIA GeForce RTX 3060 Ti", 8192, {8, 6}},
-    {"NVIDIA GeForce RTX 3070", 8192, {8, 6}},
-    {"NVIDIA GeForce RTX 3070 Ti", 8192, {8, 6}},
-    {"NVIDIA GeForce RTX 3080", 10240, {8, 6}},
-    {"NVIDIA GeForce RTX 2080 Ti", 11264, {7, 5}},
-    {"NVIDIA GeForce RTX 5070", 12227, {12, 0}},
-    {"NVIDIA GeForce RTX 4070", 12282, {8, 9}},
-    {"NVIDIA GeForce RTX 4070 SUPER", 12282, {8, 9}},
-    {"NVIDIA GeForce RTX 4070 Ti", 12282, {8, 9}},
-    {"NVIDIA GeForce RTX 3060", 12288, {8, 6}},
-    {"NVIDIA GeForce RTX 3080 Ti", 12288, {8, 6}},
-    {"Tesla T4", 15360, {7, 5}},
-    {"NVIDIA GeForce RTX 5070 Ti", 16303, {12, 0}},
-    {"NVIDIA GeForce RTX 5080", 16303, {12, 0}},
-    {"NVIDIA GeForce RTX 5060 Ti 16GB", 16311, {12, 0}},
-    {"NVIDIA GeForce RTX 4070 Ti SUPER", 16376, {8, 9}},
-    {"NVIDIA GeForce RTX 4080", 16376, {8, 9}},
-    {"NVIDIA GeForce RTX 4080 SUPER", 16376, {8, 9}},
-    {"NVIDIA RTX A4000", 16376, {8, 6}},
-    {"NVIDIA GeForce RTX 4060 Ti 16GB", 16380, {8, 9}},
-    {"Tesla V100-SXM2-16GB", 16384, {7, 0}},
-    {"NVIDIA RTX 4000 Ada Generation", 20475, {8, 9}},
-    {"NVIDIA A10", 23028, {8, 6}},
-    {"NVIDIA A10G", 23028, {8, 6}},
-    {"NVIDIA L4", 23034, {8, 9}},
-    {"NVIDIA GeForce RTX 3090 Ti", 24564, {8, 6}},
-    {"NVIDIA GeForce RTX 4090", 24564, {8, 9}},
-    {"NVIDIA RTX A5000", 24564, {8, 6}},
-    {"NVIDIA A30", 24576, {8, 0}},
-    {"NVIDIA GeForce RTX 3090", 24576, {8, 6}},
-    {"NVIDIA GeForce RTX 5090", 32607, {12, 0}},
-    {"NVIDIA RTX 5000 Ada Generation", 32760, {8, 9}},
-    {"NVIDIA A100 40GB", 40960, {8, 0}},
-    {"NVIDIA A40", 46068, {8, 6}},
-    {"NVIDIA L40", 46068, {8, 9}},
-    {"NVIDIA L40S", 46068, {8, 9}},
-    {"NVIDIA RTX 6000 Ada Generation", 49140, {8, 9}},
-    {"NVIDIA RTX A6000", 49140, {8, 6}},
-    {"NVIDIA H100 80GB", 81559, {9, 0}},
-    {"NVIDIA A100 80GB", 81920, {8, 0}},
-    {"NVIDIA H100 NVL", 95830, {9, 0}},
-    {"NVIDIA GH200 96GB", 97871, {9, 0}},
-    {"NVIDIA RTX PRO 6000 Blackwell", 97887, {12, 0}},
-    {"NVIDIA H200", 143771, {9, 0}},
-    {"NVIDIA B200", 183359, {10, 0}},
+    {"NVIDIA GeForce RTX 5060", 8151, {12, 0}, 448, 38.4, kPcie5x8},
+    {"NVIDIA GeForce RTX 5060 Ti 8GB", 8151, {12, 0}, 448, 47.4, kPcie5x8},
+    {"NVIDIA GeForce RTX 4060", 8188, {8, 9}, 272, 30.3, kPcie4x8},
+    {"NVIDIA GeForce RTX 4060 Ti 8GB", 8188, {8, 9}, 288, 44.1, kPcie4x8},
+    {"NVIDIA GeForce RTX 3060 Ti", 8192, {8, 6}, 448, 32.4, kPcie4},
+    {"NVIDIA GeForce RTX 3070", 8192, {8, 6}, 448, 40.6, kPcie4},
+    {"NVIDIA GeForce RTX 3070 Ti", 8192, {8, 6}, 608, 43.5, kPcie4},
+    {"NVIDIA GeForce RTX 3080", 10240, {8, 6}, 760, 59.5, kPcie4},
+    {"NVIDIA GeForce RTX 2080 Ti", 11264, {7, 5}, 616, 53.8, kPcie3},
+    {"NVIDIA GeForce RTX 5070", 12227, {12, 0}, 672, 61.7, kPcie5},
+    {"NVIDIA GeForce RTX 4070", 12282, {8, 9}, 504, 58.3, kPcie4},
+    {"NVIDIA GeForce RTX 4070 SUPER", 12282, {8, 9}, 504, 71, kPcie4},
+    {"NVIDIA GeForce RTX 4070 Ti", 12282, {8, 9}, 504, 80.1, kPcie4},
+    {"NVIDIA GeForce RTX 3060", 12288, {8, 6}, 360, 25.5, kPcie4},
+    {"NVIDIA GeForce RTX 3080 Ti", 12288, {8, 6}, 912, 68.2, kPcie4},
+    {"Tesla T4", 15360, {7, 5}, 320, 65, kPcie3Peer},
+    {"NVIDIA GeForce RTX 5070 Ti", 16303, {12, 0}, 896, 87.9, kPcie5},
+    {"NVIDIA GeForce RTX 5080", 16303, {12, 0}, 960, 112.6, kPcie5},
+    {"NVIDIA GeForce RTX 5060 Ti 16GB", 16311, {12, 0}, 448, 47.4, kPcie5x8},
+    {"NVIDIA GeForce RTX 4070 Ti SUPER", 16376, {8, 9}, 672, 88.2, kPcie4},
+    {"NVIDIA GeForce RTX 4080", 16376, {8, 9}, 717, 97.5, kPcie4},
+    {"NVIDIA GeForce RTX 4080 SUPER", 16376, {8, 9}, 736, 104.4, kPcie4},
+    {"NVIDIA RTX A4000", 16376, {8, 6}, 448, 76.7, kPcie4Peer},
+    {"NVIDIA GeForce RTX 4060 Ti 16GB", 16380, {8, 9}, 288, 44.1, kPcie4x8},
+    {"Tesla V100-SXM2-16GB", 16384, {7, 0}, 900, 125, kNvlink2},
+    {"NVIDIA RTX 4000 Ada Generation", 20475, {8, 9}, 360, 81.9, kPcie4Peer},
+    {"NVIDIA A10", 23028, {8, 6}, 600, 125, kPcie4Peer},
+    {"NVIDIA A10G", 23028, {8, 6}, 600, 70, kPcie4Peer},
+    {"NVIDIA L4", 23034, {8, 9}, 300, 121, kPcie4Peer},
+    {"NVIDIA GeForce RTX 3090 Ti", 24564, {8, 6}, 1008, 80, kPcie4},
+    {"NVIDIA GeForce RTX 4090", 24564, {8, 9}, 1008, 165.2, kPcie4},
+    {"NVIDIA RTX A5000", 24564, {8, 6}, 768, 111.1, kPcie4Peer},
+    {"NVIDIA A30", 24576, {8, 0}, 933, 165, kPcie4Peer},
+    {"NVIDIA GeForce RTX 3090", 24576, {8, 6}, 936, 71, kPcie4},
+    {"NVIDIA GeForce RTX 5090", 32607, {12, 0}, 1792, 209.5, kPcie5},
+    {"NVIDIA RTX 5000 Ada Generation", 32760, {8, 9}, 576, 261.1, kPcie4Peer},
+    {"NVIDIA A100 40GB", 40960, {8, 0}, 1555, 312, kNvlink3},
+    {"NVIDIA A40", 46068, {8, 6}, 696, 149.7, kPcie4Peer},
+    {"NVIDIA L40", 46068, {8, 9}, 864, 181, kPcie4Peer},
+    {"NVIDIA L40S", 46068, {8, 9}, 864, 362, kPcie4Peer},
+    {"NVIDIA RTX 6000 Ada Generation", 49140, {8, 9}, 960, 364.2, kPcie4Peer},
+    {"NVIDIA RTX A6000", 49140, {8, 6}, 768, 154.8, kPcie4Peer},
+    {"NVIDIA H100 80GB", 81559, {9, 0}, 3352, 989, kNvlink4},
+    {"NVIDIA A100 80GB", 81920, {8, 0}, 2039, 312, kNvlink3},
+    {"NVIDIA H100 NVL", 95830, {9, 0}, 3938, 835, kNvlink3},
+    {"NVIDIA GH200 96GB", 97871, {9, 0}, 4000, 989, kNvlink4},
+    {"NVIDIA RTX PRO 6000 Blackwell", 97887, {12, 0}, 1792, 503.8, kPcie5Peer},
+    {"NVIDIA H200", 143771, {9, 0}, 4800, 989, kNvlink4},
+    {"NVIDIA B200", 183359, {10, 0}, 8000, 2250, kNvlink5},
 };
 
 // In lower case, "nvidia" and "geforce" left out.
@@ -118,6 +129,20 @@ Error unknown(std::string_view name) {
 }
 
 }  // namespace
+
+std::optional<KnownGpu> card_called(std::string_view name) {
+  const std::vector<std::string> words = words_of(name);
+  if (has_all(words, {"laptop"})) return std::nullopt;
+  std::optional<KnownGpu> best;
+  size_t most = 0;
+  for (const KnownGpu& gpu : kGpus) {
+    const std::vector<std::string> own = words_of(gpu.name);
+    if (own.size() <= most || !has_all(words, own)) continue;
+    best = gpu;
+    most = own.size();
+  }
+  return best;
+}
 
 std::span<const KnownGpu> known_gpus() {
   return kGpus;

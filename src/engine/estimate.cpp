@@ -10,6 +10,7 @@
 #include "engine/load.h"
 #include "engine/load_plan.h"
 #include "engine/measured_memory.h"
+#include "engine/step_time.h"
 #include "model/quantization.h"
 #include "model/shape.h"
 #include "model/shard.h"
@@ -55,9 +56,30 @@ size_t predicted_buffers(const Config& c, const ModelConfig& m, const GpuTuning&
   return scratch + logits + std::min(2 * seqs * logit_row, kSamplerBytes) + tables + scores;
 }
 
-// One part of `count`, as tensor parallelism cuts it.
-int64_t part(int64_t bytes, int count) {
-  return (bytes + count - 1) / count;
+int kv_heads_of_rank(const ModelConfig& model, int ranks) {
+  return std::max(model.kv_heads / ranks, 1);
+}
+
+// What one of `count` ranks holds of a tensor: norms whole, and K and V of a head on several ranks where
+// there are fewer of them.
+double rank_part(const std::string& name, double bytes, const ModelConfig& model, int count) {
+  if (name.find("norm") != std::string::npos) return bytes;
+  if (name.find(".k_proj.") == std::string::npos && name.find(".v_proj.") == std::string::npos)
+    return bytes / count;
+  return bytes * kv_heads_of_rank(model, count) / model.kv_heads;
+}
+
+// Of the first stage, which has embedding and head and no fewer layers than another.
+int64_t device_weight_bytes(const Checkpoint& checkpoint, const EstimateTarget& target) {
+  const ModelConfig& model = checkpoint.config;
+  double layers = 0, ends = 0;
+  for (const auto& [name, t] : checkpoint.weights.tensors) {
+    const auto bytes = static_cast<double>(gpu_weight_bytes(checkpoint.weights, name, t));
+    const bool of_layer = name.starts_with("model.layers.");
+    (of_layer ? layers : ends) += rank_part(name, bytes, model, target.count);
+  }
+  const double share = static_cast<double>(layers_of_stage(model.layers, target.stages)) / model.layers;
+  return static_cast<int64_t>(std::ceil(layers * share + ends));
 }
 
 std::vector<std::pair<int, int64_t>> sequences_at(const Estimate& e) {
@@ -88,9 +110,14 @@ struct Cache {
   int64_t block_bytes = 0;  // of one device
 };
 
-Cache cache_of(const Config& config, const ModelConfig& model, DType dtype, int kv_heads, Estimate& e) {
-  std::vector<KvGroupSpec> groups = full_attention_groups(model, model.layers, dtype);
-  for (KvGroupSpec& g : groups) g.kv_heads = kv_heads;
+struct CachePart {
+  int layers = 0, kv_heads = 0;
+};
+
+Cache cache_of(const Config& config, const ModelConfig& model, DType dtype, const CachePart& part,
+               Estimate& e) {
+  std::vector<KvGroupSpec> groups = full_attention_groups(model, part.layers, dtype);
+  for (KvGroupSpec& g : groups) g.kv_heads = part.kv_heads;
   const auto bytes = static_cast<int64_t>(KvCache::block_bytes(groups, config.gpu.block_size));
   e.block_size = config.gpu.block_size;
   e.kv_dtype = info(dtype).name;
@@ -107,7 +134,8 @@ Result<Estimate> on_cpu(const Config& config, const Checkpoint& checkpoint, cons
   e.weight_bytes = loaded_bytes(checkpoint.weights);
   // All ranks share one memory. A KV head at their border stands there twice.
   DI_ASSIGN(const int kv_heads, kv_heads_of_ranks(checkpoint.config, config.gpu.tensor_parallel_size));
-  const Cache cache = cache_of(config, checkpoint.config, kv, kv_heads, e);
+  const CachePart part{checkpoint.config.layers, kv_heads};
+  const Cache cache = cache_of(config, checkpoint.config, kv, part, e);
   DI_ASSIGN(const int wanted, wanted_model_len(config, checkpoint.config));
   HostMemory memory = host_memory(config, checkpoint, target.memory_bytes);
   if (const Result<void> fit = check_host_weights(memory, checkpoint.path.string()); !fit) {
@@ -118,7 +146,7 @@ Result<Estimate> on_cpu(const Config& config, const Checkpoint& checkpoint, cons
   memory.block_bytes = cache.block_bytes;
   Estimate unused;
   if (kv != DType::kI8 && kv != DType::kF8E4M3)
-    memory.int8_block_bytes = cache_of(config, checkpoint.config, DType::kI8, kv_heads, unused).block_bytes;
+    memory.int8_block_bytes = cache_of(config, checkpoint.config, DType::kI8, part, unused).block_bytes;
   take_plan(plan_host_cache(memory), cache.block_bytes, e);
   return e;
 }
@@ -128,10 +156,7 @@ Result<void> check_gpu(const GpuInfo& gpu, int count, const ModelConfig& model) 
     return make_error(ErrorCode::kConfig,
                       "{}: compute capability {}, expected {} or newer (RTX 30 series, A100 and later)",
                       gpu.name, to_string(*gpu.capability), to_string(kNeededCapability));
-  if (count < 1 || model.heads % count != 0)
-    return make_error(ErrorCode::kConfig, "--count: got {}, expected a divisor of the model's {} heads",
-                      count, model.heads);
-  return {};
+  return check_gpu_ranks(model, count);
 }
 
 // What a runner would have measured after its first steps.
@@ -169,9 +194,11 @@ Result<Estimate> on_gpu(const Config& config, const Checkpoint& checkpoint, cons
   e.total_bytes = static_cast<int64_t>(gpu.total_bytes.value_or(0));
   const auto total = static_cast<size_t>(e.total_bytes);
   e.usable_bytes = static_cast<int64_t>(requested_bytes(total, request.utilization));
-  e.weight_bytes = part(static_cast<int64_t>(gpu_weight_bytes(checkpoint.weights)), target.count);
-  const int kv_heads = std::max(checkpoint.config.kv_heads / target.count, 1);
-  const Cache cache = cache_of(config, checkpoint.config, types.kv, kv_heads, e);
+  e.stages = target.stages;
+  e.weight_bytes = device_weight_bytes(checkpoint, target);
+  const CachePart part{layers_of_stage(checkpoint.config.layers, target.stages),
+                       kv_heads_of_rank(checkpoint.config, target.count)};
+  const Cache cache = cache_of(config, checkpoint.config, types.kv, part, e);
   MeasuredMemory m = predicted(config, checkpoint.config, tuning, target, e);
   // A block's tokens stand in the history besides.
   m.block_bytes =
@@ -210,6 +237,15 @@ void try_cards(const ConfigFor& config_for, Checkpoint& checkpoint, EstimateTarg
 }
 
 }  // namespace
+
+Result<void> check_gpu_ranks(const ModelConfig& model, int ranks) {
+  const bool kv = model.kv_heads % ranks == 0 || ranks % model.kv_heads == 0;
+  if (model.heads % ranks == 0 && kv) return {};
+  return make_error(ErrorCode::kConfig,
+                    "gpu.tensor_parallel_size: got {}, expected on GPUs a divisor of the model's {} heads{}",
+                    ranks, model.heads,
+                    kv ? "" : fmt::format(" that fits its {} heads of K and V", model.kv_heads));
+}
 
 Result<Estimate> estimate(const Config& config, const Checkpoint& checkpoint, const EstimateTarget& target) {
   Estimate e{.weights = weights_text(checkpoint),

@@ -21,16 +21,17 @@ namespace deepinfer {
 struct EstimateTarget {
   std::optional<GpuInfo>
       gpu;                   // name, total_bytes, capability; id -1: no card of this machine. Unset: the CPU
-  int count = 1;             // GPUs that share the model by tensor parallelism
+  int count = 1;             // GPUs that share every layer (tensor parallelism)
+  int stages = 1;            // groups of so many GPUs, each with some of the layers (a pipeline)
   int64_t memory_bytes = 0;  // the CPU's memory limit
 };
 
 struct Estimate {
   std::string device;  // "NVIDIA GeForce RTX 5090", "CPU"
-  int count = 1;
+  int count = 1, stages = 1;
   int64_t total_bytes = 0;   // of one GPU, or the memory limit
   int64_t usable_bytes = 0;  // that the settings let this process take
-  int64_t weight_bytes = 0;  // of one device
+  int64_t weight_bytes = 0;  // of one device: the one that holds most
   std::string weights;       // "bfloat16", "AWQ 4-bit, groups of 128"
   int64_t buffer_bytes = 0;  // GPU: buffers, the largest step, CUDA graphs, the driver's own: predicted
   std::string kv_dtype;
@@ -51,6 +52,9 @@ struct Estimate {
 
 // kConfig, kModel: settings or a model that cannot be run there at all. What does not fit is no error here.
 Result<Estimate> estimate(const Config& config, const Checkpoint& checkpoint, const EstimateTarget& target);
+
+// Whether so many GPUs can share every layer of a model: kConfig when its heads cannot be dealt evenly.
+Result<void> check_gpu_ranks(const ModelConfig& model, int ranks);
 
 // The settings that a process on another card would have.
 using ConfigFor = std::function<Config(const GpuInfo& gpu)>;

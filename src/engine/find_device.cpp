@@ -14,6 +14,23 @@ GpuReport detect() {
   return report.nvml ? report : without_nvml(std::move(report), cuda::device_count());
 }
 
+// Which cards read each other's memory, where CUDA numbers them as NVML does.
+void add_peers(GpuReport& report) {
+  const int count = static_cast<int>(report.gpus.size());
+  if (count < 2 || cuda::device_count() != count) return;
+  for (GpuInfo& gpu : report.gpus) {
+    std::vector<int> peers;
+    bool known = true;
+    for (int peer = 0; peer < count; ++peer) {
+      if (peer == gpu.id) continue;
+      const std::optional<bool> can = cuda::can_access_peer(gpu.id, peer);
+      known &= can.has_value();
+      if (can == true) peers.push_back(peer);
+    }
+    if (known) gpu.peers = std::move(peers);
+  }
+}
+
 // What the device itself says stands above what NVML said.
 void take_facts(const cuda::GpuFacts& facts, GpuInfo& gpu) {
   gpu.name = facts.name;
@@ -32,6 +49,18 @@ GpuReport without_nvml(GpuReport report, int device_count) {
 Result<DeviceChoice> find_device(const std::string& setting) {
   const bool built = cuda::built();
   return choose_device(setting, wants_detection(setting, built) ? detect() : GpuReport{}, built);
+}
+
+Result<std::vector<GpuInfo>> find_gpus(const std::string& setting) {
+  const bool built = cuda::built();
+  GpuReport report = wants_detection(setting, built) ? detect() : GpuReport{};
+  DI_ASSIGN(const DeviceChoice choice, choose_device(setting, report, built));
+  std::vector<GpuInfo> gpus;
+  if (!choice.gpu) return gpus;
+  add_peers(report);
+  for (GpuInfo& gpu : report.gpus)
+    if (gpu.problem.empty() && gpu.id >= choice.gpu->id) gpus.push_back(std::move(gpu));
+  return gpus;
 }
 
 Result<std::unique_ptr<cuda::Gpu>> open_device(const Config& config, DeviceChoice& choice) {
@@ -74,19 +103,7 @@ void add_cuda_facts(GpuReport& report) {
     report.libraries.push_back(nccl ? LibraryInfo{"NCCL", nccl_version_text(nccl->version), nccl->path, ""}
                                     : LibraryInfo{"NCCL", "", "", nccl.error().message});
   }
-  const int count = static_cast<int>(report.gpus.size());
-  if (count < 2 || cuda::device_count() != count) return;
-  for (GpuInfo& gpu : report.gpus) {
-    std::vector<int> peers;
-    bool known = true;
-    for (int peer = 0; peer < count; ++peer) {
-      if (peer == gpu.id) continue;
-      const std::optional<bool> can = cuda::can_access_peer(gpu.id, peer);
-      known &= can.has_value();
-      if (can == true) peers.push_back(peer);
-    }
-    if (known) gpu.peers = std::move(peers);
-  }
+  add_peers(report);
 }
 
 }  // namespace deepinfer

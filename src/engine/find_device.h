@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "backend/cuda_gpu.h"
 #include "deepinfer/config.h"
@@ -14,6 +15,10 @@ namespace deepinfer {
 // Asks NVML, and where that is missing CUDA itself; neither when the setting or the build leaves no choice.
 // kMemory when the named device cannot be used.
 Result<DeviceChoice> find_device(const std::string& setting);
+
+// The cards that a model may be split over: all usable ones, from the one that the setting names on; none: it
+// is the CPU. Their peers are filled in where CUDA tells. kMemory as find_device().
+Result<std::vector<GpuInfo>> find_gpus(const std::string& setting);
 
 // What is known of so many devices of CUDA when there is no NVML to ask: that they are there.
 GpuReport without_nvml(GpuReport report, int device_count);

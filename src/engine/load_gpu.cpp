@@ -56,12 +56,14 @@ Result<void> check_gpu_model(const ModelConfig& model) {
                     model.head_dim);
 }
 
+size_t gpu_weight_bytes(const Weights& weights, const std::string& name, const RawTensor& t) {
+  const bool halved = t.dtype == DType::kF32 && t.shape.size() > 1 && !is_quantized_online(weights, name);
+  return halved ? t.bytes / 2 : loaded_bytes(weights, name, t);
+}
+
 size_t gpu_weight_bytes(const Weights& weights) {
   size_t bytes = 0;
-  for (const auto& [name, t] : weights.tensors)
-    bytes += t.dtype == DType::kF32 && t.shape.size() > 1 && !is_quantized_online(weights, name)
-                 ? t.bytes / 2
-                 : loaded_bytes(weights, name, t);
+  for (const auto& [name, t] : weights.tensors) bytes += gpu_weight_bytes(weights, name, t);
   return bytes;
 }
 

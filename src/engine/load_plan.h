@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "deepinfer/config.h"
 #include "deepinfer/result.h"
@@ -31,6 +32,7 @@ struct GpuTypes {
 Result<GpuTypes> gpu_types(const Config& config, const ModelConfig& model, const GpuTuning& tuning);
 // Dense matrices are kept in the dtype of the activations, vectors in F32, quantized blocks as they are.
 size_t gpu_weight_bytes(const Weights& weights);
+size_t gpu_weight_bytes(const Weights& weights, const std::string& name, const RawTensor& tensor);
 MemoryRequest gpu_memory_request(const Config& config, const GpuInfo& gpu, const GpuTuning& tuning,
                                  const Checkpoint& checkpoint, DType kv);
 // What of a model or of the settings the CUDA backend does not take. kModel, kConfig.

@@ -61,6 +61,41 @@ def test_what_does_not_fit_is_4_and_names_what_would(deepinfer, tmp_path):
     assert done.returncode == 4 and "It does not fit" in done.stdout and "Tried, and fits" in done.stdout
 
 
+def test_splits_of_several_cards(deepinfer, tmp_path):
+    small, large = folder(tmp_path / "8b", LLAMA_8B), folder(tmp_path / "70b", LLAMA_70B)
+    e = estimate(deepinfer, "--model", small, "--gpu", "5090", "--count", 4)
+    assert e["split"] == "DP 4" and e["device_count"] == 4, "cards without peer access: replicas first"
+    rates = {s["split"]: s for s in e["splits"]}
+    assert {"DP 4", "TP 2, DP 2", "TP 4", "PP 4"} <= set(rates)
+    assert rates["TP 4"]["stream_tokens_per_second"] > rates["DP 4"]["stream_tokens_per_second"] > 10
+    assert rates["DP 4"]["served"] and not rates["PP 4"]["served"] and "pipelines" in rates["PP 4"]["unavailable"]
+    # The guide's model and cards.
+    guide = ["--model", large, "--gpu", "5090"]
+    e = estimate(deepinfer, *guide, "--count", 2, code=4)
+    assert [r for r in e["remedies"] if r.startswith("--quantization int4 --tensor-parallel-size 2: ")]
+    assert not any(s["fits"] for s in e["splits"])
+    for split in (["--count", 2], ["--tp", 2], ["--tensor-parallel-size", 2]):
+        e = estimate(deepinfer, *guide, "--quantization", "int4", *split)
+        assert e["split"] == "TP 2" and e["device_count"] == 2 and e["max_model_len"] == 131072
+    text = call(deepinfer, "estimate", *guide, "--quantization", "int4", "--count", 2).stdout
+    for part in ("2 x NVIDIA GeForce RTX 5090", "split              TP 2", "does not fit", "goes through the host",
+                 "no card was measured"):
+        assert part in text, text
+    one = call(deepinfer, "estimate", "--model", small, "--gpu", "5090").stdout
+    assert "splits, the best first" not in one, "one card, one way"
+    # The load that rates are for.
+    long = estimate(deepinfer, *guide, "--quantization", "int4", "--tp", 2, "--prompt-tokens", 30000)
+    assert long["splits"][0]["first_token_seconds"] > 20 * e["splits"][0]["first_token_seconds"]
+
+
+def test_splits_of_the_threads_of_a_cpu(deepinfer, default_model):
+    e = estimate(deepinfer, "--model", default_model, "--device", "cpu", "--threads", "2", "--splits")
+    assert {s["split"] for s in e["splits"]} == {"one device", "TP 2", "PP 2", "DP 2"}
+    assert all(s["fits"] and s["requests_per_second"] > 0 for s in e["splits"])
+    e = estimate(deepinfer, "--model", default_model, "--device", "cpu", "--tp", 2)
+    assert [s["split"] for s in e["splits"]] == ["TP 2"]
+
+
 def test_settings_count(deepinfer, tmp_path):
     model = ["--model", folder(tmp_path / "8b", LLAMA_8B)]
     plain = estimate(deepinfer, *model, "--gpu", "4090")
@@ -126,7 +161,10 @@ def test_quantized_checkpoints(deepinfer, tmp_path):
     (["--memory", "-3GiB"], 2, ["-3GiB"]),
     (["--memory", "24 parsecs"], 2, ["parsecs"]),
     (["--gpu", "H200", "--count", "0"], 2, ["--count"]),
-    (["--gpu", "H200", "--count", "3"], 2, ["divisor"]),
+    (["--gpu", "H200", "--tp", "3"], 2, ["divisor"]),
+    (["--gpu", "H200", "--count", "4", "--tp", "2", "--dp", "3"], 2, ["TP 2, DP 3 takes 6 cards, but there are 4"]),
+    (["--gpu", "H200", "--pp", "33"], 2, ["33", "32 layers"]),
+    (["--gpu", "H200", "--tp", "0"], 2, ["--tp"]),
     (["--device", "cpu", "--count", "2"], 2, ["--count"]),
     (["--gpu", "5090", "--kv-cache-dtype", "int8"], 2, ["int8"]),
     (["--gpu", "5090", "--max-model-len", "200000"], 2, ["131072"]),

@@ -17,6 +17,12 @@ TEST(KnownGpus, AreInOrderAndPlausible) {
   for (const KnownGpu& g : gpus) {
     EXPECT_GE(g.mib, 8000) << g.name;
     EXPECT_GE(g.capability.major, 7) << g.name;
+    // What a card multiplies while it reads a byte, and a link beside its memory.
+    EXPECT_GT(g.tflops * 1000 / g.gb_per_second, 60) << g.name;
+    EXPECT_LT(g.tflops * 1000 / g.gb_per_second, 500) << g.name;
+    EXPECT_GT(g.gb_per_second, 5 * g.link.gb_per_second) << g.name;
+    EXPECT_TRUE(g.link.peer || !g.link.nvlink) << g.name;
+    EXPECT_EQ(std::string(g.name).find("GeForce") == std::string::npos, g.link.peer) << g.name;
     const Result<KnownGpu> found = find_known_gpu(g.name);
     ASSERT_TRUE(found.ok()) << g.name;
     EXPECT_STREQ(found->name, g.name) << "the whole name means this card alone";
@@ -47,6 +53,27 @@ TEST(KnownGpus, AreFoundByWhatPeopleCallThem) {
     } else {
       EXPECT_THAT(found.error().message, HasSubstr("did you mean"));
     }
+  }
+}
+
+TEST(KnownGpus, AreKnownByWhatTheDriverCallsThem) {
+  const struct {
+    const char* driver;
+    const char* name;
+  } cases[] = {{"NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB"},
+               {"NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB"},
+               {"NVIDIA A100-SXM4-40GB", "NVIDIA A100 40GB"},
+               {"NVIDIA GeForce RTX 4070 Ti SUPER", "NVIDIA GeForce RTX 4070 Ti SUPER"},
+               {"NVIDIA GeForce RTX 5090", "NVIDIA GeForce RTX 5090"},
+               {"NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "NVIDIA RTX PRO 6000 Blackwell"},
+               {"NVIDIA GeForce RTX 4090 Laptop GPU", nullptr},
+               {"NVIDIA GeForce GTX 1080", nullptr},
+               {"a GPU", nullptr},
+               {"", nullptr}};
+  for (const auto& c : cases) {
+    const std::optional<KnownGpu> found = card_called(c.driver);
+    ASSERT_EQ(found.has_value(), c.name != nullptr) << c.driver;
+    if (found) EXPECT_STREQ(found->name, c.name);
   }
 }
 
