@@ -50,6 +50,8 @@ class Communicator {
   virtual void send(std::span<const std::byte> data, int to) = 0;
   virtual void receive(std::span<std::byte> data, int from) = 0;
   static constexpr size_t kEagerBytes = size_t{1} << 20;
+  // A message of any length that is taken as those of kEagerBytes are: it is copied where need be.
+  virtual void send_copy(std::span<const std::byte> data, int to) { send(data, to); }
 
   // mine: [size(), n], its row r goes to rank r; all: [size(), n], by rank. They do not overlap.
   virtual void all_to_all(std::span<const std::byte> mine, std::span<std::byte> all) = 0;

@@ -105,7 +105,8 @@ class GlooCommunicator final : public Communicator {
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> all) override;
   void broadcast(std::span<std::byte> data, int root) override;
   void all_to_all(std::span<const std::byte> mine, std::span<std::byte> all) override;
-  void send(std::span<const std::byte> data, int to) override;
+  void send(std::span<const std::byte> data, int to) override { send_up_to(kEagerBytes, data, to); }
+  void send_copy(std::span<const std::byte> data, int to) override { send_up_to(data.size(), data, to); }
   void receive(std::span<std::byte> data, int from) override;
 
  private:
@@ -122,6 +123,7 @@ class GlooCommunicator final : public Communicator {
   using Out = std::function<std::span<const std::byte>(int)>;
   using In = std::function<std::span<std::byte>(int)>;
 
+  void send_up_to(size_t eager, std::span<const std::byte> data, int to);
   [[noreturn]] void fail(const char* call, std::string reason);
   void check(bool good, const char* call, const char* what, size_t got, size_t expected);
   void refuse_if_ended(const char* call);
@@ -462,7 +464,8 @@ void GlooCommunicator::all_to_all(std::span<const std::byte> mine, std::span<std
       [&](int r) { return all.subspan(n * r, n); });
 }
 
-void GlooCommunicator::send(std::span<const std::byte> data, int to) {
+// A message of at most `eager` bytes is copied.
+void GlooCommunicator::send_up_to(size_t eager, std::span<const std::byte> data, int to) {
   if (to < 0 || to >= mesh_.size || to == mesh_.rank)
     fail("send", fmt::format("got rank {}, expected another one of 0 to {}", to, mesh_.size - 1));
   refuse_if_ended("send");
@@ -477,14 +480,14 @@ void GlooCommunicator::send(std::span<const std::byte> data, int to) {
        {.call = lane.sent, .total = data.size(), .bytes = data.size(), .op = Op::kMessage}, data);
   if (data.size() <= kInlineBytes) return;
   std::byte* from = const_cast<std::byte*>(data.data());
-  if (data.size() <= kEagerBytes) {
+  if (data.size() <= eager) {
     bulk.bytes.assign(data.begin(), data.end());
     from = bulk.bytes.data();
   }
   bulk.buffer = context_->createUnboundBuffer(from, data.size());
   guarded("send", to, [&] { bulk.buffer->send(to, kMessagesBulk); });
   bulk.busy = true;
-  if (data.size() > kEagerBytes) sent();
+  if (data.size() > eager) sent();
 }
 
 void GlooCommunicator::receive(std::span<std::byte> data, int from) {

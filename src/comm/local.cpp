@@ -126,7 +126,8 @@ class LocalCommunicator final : public Communicator {
   void all_gather(std::span<const std::byte> mine, std::span<std::byte> all) override;
   void broadcast(std::span<std::byte> data, int root) override;
   void all_to_all(std::span<const std::byte> mine, std::span<std::byte> all) override;
-  void send(std::span<const std::byte> data, int to) override;
+  void send(std::span<const std::byte> data, int to) override { send_up_to(kEagerBytes, data, to); }
+  void send_copy(std::span<const std::byte> data, int to) override { send_up_to(data.size(), data, to); }
   void receive(std::span<std::byte> data, int from) override;
 
  private:
@@ -138,6 +139,7 @@ class LocalCommunicator final : public Communicator {
   void wait(WaitWord& word, uint64_t count, const char* call, int peer);
   void arrive_and_wait(const char* call);
   void meet(const Post& post);  // a barrier at which all learn what all bring
+  void send_up_to(size_t eager, std::span<const std::byte> data, int to);
   bool staged(size_t bytes) const {
     return bytes <= kStagedBytes && bytes * static_cast<size_t>(g_->size - 1) <= kStagedReads;
   }
@@ -315,7 +317,8 @@ void LocalCommunicator::all_to_all(std::span<const std::byte> mine, std::span<st
   arrive_and_wait(kCall);
 }
 
-void LocalCommunicator::send(std::span<const std::byte> data, int to) {
+// A message of at most `eager` bytes is copied.
+void LocalCommunicator::send_up_to(size_t eager, std::span<const std::byte> data, int to) {
   constexpr const char* kCall = "send";
   check_peer(kCall, to);
   if (g_->ended.load(std::memory_order_relaxed)) fail(kCall, "");
@@ -325,8 +328,8 @@ void LocalCommunicator::send(std::span<const std::byte> data, int to) {
   Channel::Slot& slot = c.slots[n % 2];
   slot.bytes = data.size();
   slot.data = nullptr;
-  if (data.size() <= kEagerBytes) {
-    if (slot.eager.size() < data.size()) slot.eager.resize(kEagerBytes);
+  if (data.size() <= eager) {
+    if (slot.eager.size() < data.size()) slot.eager.resize(std::max(data.size(), kEagerBytes));
     if (!data.empty()) std::memcpy(slot.eager.data(), data.data(), data.size());
     c.sent.raise();
     return;

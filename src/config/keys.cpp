@@ -139,7 +139,7 @@ std::vector<Key> gpu_keys() {
        .field = gpu<&G::pipeline_parallel_size>(),
        .min = 1,
        .max = 64,
-       .text = "Groups of devices that share the layers among them."},
+       .text = "Stages that hold some of the layers each; on the CPU: groups of threads."},
       {.section = "gpu",
        .name = "max_num_seqs",
        .field = gpu<&G::max_num_seqs>(),
@@ -206,8 +206,8 @@ std::vector<Key> cluster_keys() {
        .field = field<&Config::cluster, &C::nnodes>(),
        .min = 1,
        .max = 64,
-       .text = "Processes that share every layer, on one machine or several; `gpu.tensor_parallel_size` is "
-               "as many."},
+       .text = "Processes that share a model, on one machine or several: `gpu.tensor_parallel_size` times "
+               "`gpu.pipeline_parallel_size`."},
       {.section = "cluster",
        .name = "node_rank",
        .field = field<&Config::cluster, &C::node_rank>(),

@@ -9,11 +9,13 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "comm/gloo.h"
+#include "comm/subgroup.h"
 #include "deepinfer/version.h"
 #include "device/tuning.h"
 #include "engine/host_memory_plan.h"
 #include "engine/llm.h"
 #include "engine/load_plan.h"
+#include "engine/pipeline_stages.h"
 #include "engine/rank_leader.h"
 #include "model/model.h"
 #include "model/quantization.h"
@@ -25,7 +27,8 @@ constexpr std::chrono::minutes kGathering{10};  // until the last rank has loade
 
 // What a rank has when it has joined.
 struct Rank {
-  std::unique_ptr<Communicator> comm;
+  PipelinePlace place;
+  PipelineComms comms;  // with one stage only `world`
   std::unique_ptr<CpuRunner> runner;
   LoadSummary summary;
   std::string kernels;
@@ -36,10 +39,16 @@ Result<void> check_cluster(const Config& c) {
     return make_error(ErrorCode::kConfig,
                       "cluster.node_rank: got {}, expected 0 to {} (cluster.nnodes is {})",
                       c.cluster.node_rank, c.cluster.nnodes - 1, c.cluster.nnodes);
-  if (c.gpu.tensor_parallel_size != c.cluster.nnodes)
+  const int tensor = c.gpu.tensor_parallel_size, stages = c.gpu.pipeline_parallel_size;
+  if (stages == 1 && tensor != c.cluster.nnodes)
     return make_error(ErrorCode::kConfig,
                       "gpu.tensor_parallel_size: got {}, expected {}: one rank for each of cluster.nnodes",
-                      c.gpu.tensor_parallel_size, c.cluster.nnodes);
+                      tensor, c.cluster.nnodes);
+  if (tensor * stages != c.cluster.nnodes)
+    return make_error(ErrorCode::kConfig,
+                      "cluster.nnodes: got {}, expected {}: gpu.tensor_parallel_size {} x "
+                      "gpu.pipeline_parallel_size {}",
+                      c.cluster.nnodes, tensor * stages, tensor, stages);
   if (c.cluster.token_file.empty())
     return make_error(
         ErrorCode::kConfig,
@@ -73,6 +82,7 @@ std::vector<std::pair<std::string, std::string>> facts_of(const Config& c, const
           {"model.quantization", checkpoint.weights.online},
           {"model.max_model_len", number(c.model.max_model_len)},
           {"gpu.tensor_parallel_size", number(c.gpu.tensor_parallel_size)},
+          {"gpu.pipeline_parallel_size", number(c.gpu.pipeline_parallel_size)},
           {"gpu.max_num_seqs", number(c.gpu.max_num_seqs)},
           {"gpu.max_num_batched_tokens", number(c.gpu.max_num_batched_tokens)},
           {"gpu.kv_cache_dtype", kv}};
@@ -105,6 +115,18 @@ CachePlan agree(Communicator& comm, const CachePlan& own) {
   return least;
 }
 
+std::vector<int> ranks_of_stage(const PipelinePlace& place) {
+  std::vector<int> ranks;
+  for (int share = 0; share < place.shares; ++share) ranks.push_back(place.stage() * place.shares + share);
+  return ranks;
+}
+
+std::string place_text(const PipelinePlace& place, const LayerRange& layers) {
+  const std::string rank = fmt::format("rank {} of {}", place.rank, place.ranks());
+  if (place.stages == 1) return rank;
+  return fmt::format("{}, layers {} to {}", rank, layers.first, layers.last - 1);
+}
+
 Result<Rank> make_rank(const Config& config, const Checkpoint& checkpoint, Profiler* profiler) {
   DI_TRY(check_cluster(config));
   DI_ASSIGN(const DType kv, cpu_kv_dtype(config, checkpoint.config));
@@ -114,11 +136,15 @@ Result<Rank> make_rank(const Config& config, const Checkpoint& checkpoint, Profi
   memory.weights /= config.cluster.nnodes;
   DI_TRY(check_host_weights(memory, checkpoint.path.string()));
   DI_ASSIGN(memory.max_model_len, wanted_model_len(config, checkpoint.config));
-  DI_ASSIGN(const Shard shard, plan_shard(checkpoint.config, checkpoint.weights, config.cluster.node_rank,
-                                          config.cluster.nnodes));
+  Rank rank;
+  rank.place = {.stages = config.gpu.pipeline_parallel_size,
+                .shares = config.gpu.tensor_parallel_size,
+                .rank = config.cluster.node_rank};
+  DI_ASSIGN(const ModelPart part, plan_part(checkpoint, rank.place));
   auto pool = std::make_unique<ThreadPool>(config.cpu.threads != 0 ? config.cpu.threads : limits.threads);
   Context context{.pool = pool.get()};
-  DI_ASSIGN(std::unique_ptr<Model> model, make_model(checkpoint.config, checkpoint.weights, context, shard));
+  DI_ASSIGN(std::unique_ptr<Model> model,
+            make_model_part(checkpoint.config, checkpoint.weights, context, part));
   checkpoint.weights.release_pages();
   const auto block_bytes = [&](DType type) {
     return static_cast<int64_t>(KvCache::block_bytes(model->kv_groups(type), config.gpu.block_size));
@@ -127,26 +153,30 @@ Result<Rank> make_rank(const Config& config, const Checkpoint& checkpoint, Profi
   if (kv != DType::kI8 && kv != DType::kF8E4M3) memory.int8_block_bytes = block_bytes(DType::kI8);
   DI_ASSIGN(const CachePlan own, plan_host_cache(memory));
   // Before this nobody waits for another: disks and machines differ in speed.
-  Rank rank;
-  DI_ASSIGN(rank.comm, join(config, checkpoint, std::string(info(kv).name)));
-  const CachePlan plan = agree(*rank.comm, own);
+  DI_ASSIGN(rank.comms.world, join(config, checkpoint, std::string(info(kv).name)));
+  const CachePlan plan = agree(*rank.comms.world, own);
+  if (rank.place.stages > 1 && rank.place.shares > 1)
+    rank.comms.stage = subgroup(*rank.comms.world, ranks_of_stage(rank.place));
   rank.summary = {
-      .device = fmt::format("CPU: rank {} of {}, {} threads, {} kernels", config.cluster.node_rank,
-                            config.cluster.nnodes, pool->size(), cpu::kernels_name()),
+      .device = fmt::format("CPU: {}, {} threads, {} kernels", place_text(rank.place, part.layers),
+                            pool->size(), cpu::kernels_name()),
       .weight_bytes = static_cast<int64_t>(context.weights->allocated()),
       .kv_bytes = plan.num_blocks * memory.block_bytes,
       .kv_blocks = plan.num_blocks,
       .block_size = config.gpu.block_size,
       .kv_dtype = std::string(info(kv).name)};
-  rank.kernels = fmt::format("{} tp{}", info(kv).name, config.cluster.nnodes);
-  DI_ASSIGN(rank.runner, CpuRunner::create(std::move(pool), std::move(model),
-                                           {.max_num_seqs = config.gpu.max_num_seqs,
-                                            .max_num_batched_tokens = config.gpu.max_num_batched_tokens,
-                                            .max_model_len = plan.max_model_len,
-                                            .num_blocks = plan.num_blocks,
-                                            .kv_dtype = kv,
-                                            .profiler = profiler,
-                                            .comm = rank.comm.get()}));
+  rank.kernels = std::string(info(kv).name);
+  if (rank.place.shares > 1) rank.kernels += fmt::format(" tp{}", rank.place.shares);
+  DI_ASSIGN(rank.runner, CpuRunner::create(
+                             std::move(pool), std::move(model),
+                             {.max_num_seqs = config.gpu.max_num_seqs,
+                              .max_num_batched_tokens = config.gpu.max_num_batched_tokens,
+                              .max_model_len = plan.max_model_len,
+                              .num_blocks = plan.num_blocks,
+                              .kv_dtype = kv,
+                              .profiler = profiler,
+                              .comm = rank.place.stages > 1 ? rank.comms.stage.get() : rank.comms.world.get(),
+                              .head = rank.place.first()}));
   return rank;
 }
 
@@ -168,9 +198,15 @@ Result<LoadedRunner> load_leader(const Config& config, const Checkpoint& checkpo
                       config.cluster.node_rank);
   try {
     DI_ASSIGN(Rank rank, make_rank(config, checkpoint, profiler));
-    auto leader =
-        std::make_unique<RankLeader>(std::move(rank.comm), std::move(rank.runner), stall_limit(config));
-    return LoadedRunner{std::move(leader), std::move(rank.kernels), std::move(rank.summary)};
+    LoadedRunner loaded{nullptr, std::move(rank.kernels), std::move(rank.summary)};
+    if (rank.place.stages > 1) {
+      loaded.runner = std::make_unique<PipelineRunner>(rank.place, std::move(rank.comms),
+                                                       std::move(rank.runner), stall_limit(config));
+    } else {
+      loaded.runner = std::make_unique<RankLeader>(std::move(rank.comms.world), std::move(rank.runner),
+                                                   stall_limit(config));
+    }
+    return loaded;
   } catch (const CommError& e) {
     return group_lost(e);
   }
@@ -182,9 +218,15 @@ Result<void> serve_rank(const Config& config) {
   DI_TRY(
       set_quantization(checkpoint, config.model.quantization, preferred_weights(config.gpu, std::nullopt)));
   try {
-    DI_ASSIGN(const Rank rank, make_rank(config, checkpoint, nullptr));
+    DI_ASSIGN(Rank rank, make_rank(config, checkpoint, nullptr));
     log::info("ready: {}", rank.summary.device);
-    follow_leader(*rank.comm, *rank.runner);
+    if (rank.place.stages > 1) {
+      PipelineRank follower(rank.place, *rank.runner);
+      follower.join(rank.comms);
+      follower.follow();
+    } else {
+      follow_leader(*rank.comms.world, *rank.runner);
+    }
     log::info("rank 0 has ended");
   } catch (const std::exception& e) {
     return group_lost(e);

@@ -1,6 +1,7 @@
 #include "engine/cpu_runner.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "base/check.h"
 #include "base/pages.h"
@@ -31,7 +32,7 @@ Result<std::unique_ptr<CpuRunner>> CpuRunner::create(std::unique_ptr<ThreadPool>
   DI_ASSIGN(r->kv_memory_, Buffer::allocate(o.num_blocks * KvCache::block_bytes(groups, block_size)));
   r->kv_ = std::make_unique<KvCache>(groups, block_size, o.num_blocks, r->kv_memory_.data(), Device{});
   // A prompt's scores read the head's weights once for so many tokens.
-  r->logit_rows_ = std::max(o.max_num_seqs, std::min(kScoredRows, o.max_num_batched_tokens));
+  r->logit_rows_ = o.head ? std::max(o.max_num_seqs, std::min(kScoredRows, o.max_num_batched_tokens)) : 1;
   DI_ASSIGN(r->logits_memory_, Buffer::allocate(int64_t{r->logit_rows_} * r->info_.vocab_size *
                                                 static_cast<int64_t>(sizeof(float))));
   // Touched only when a prompt's tokens are scored.
@@ -107,16 +108,84 @@ void CpuRunner::launch_forward(const Step& step) {
   if (flat_.target.empty()) {
     model_->forward(context_, flat_.batch, *kv_, slots_, {.logits = logits_});
   } else {
-    score(step);
+    const Tensor hidden =
+        make_tensor(hidden_memory_.data(), DType::kF32, {flat_.batch.num_tokens, model_->config().hidden});
+    model_->forward(context_, flat_.batch, *kv_, slots_, {.hidden_out = hidden});
+    score(&step, hidden);
   }
   launched_ = step.id;
 }
 
+void CpuRunner::forward_layers(const Step& step, const Tensor& hidden, bool embeds) {
+  flatten(step);
+  scratch_.reset();
+  if (!step.copies.empty()) ops::copy_blocks(context_, *kv_, step.copies);
+  model_->forward(context_, flat_.batch, *kv_, slots_,
+                  {.hidden_in = embeds ? Tensor{} : hidden, .hidden_out = hidden});
+}
+
+CpuRunner::Rows CpuRunner::wanted_rows(const Step& step) {
+  Rows rows;
+  for (const StepRow& row : step.rows) {
+    rows.scored += std::ssize(row.targets);
+    rows.sampled += row.samples;
+  }
+  return rows;
+}
+
+void CpuRunner::copy_wanted(const Tensor& hidden, float* out) const {
+  for (const auto* tokens : {&flat_.scored_token, &flat_.logit_token})
+    for (const int32_t t : *tokens) out = std::copy_n(hidden.row<float>(t), hidden.shape[1], out);
+}
+
+// The rows as a batch of one sequence: the head looks at nothing else of it.
+void CpuRunner::flatten_rows(const Step* step, const Rows& count) {
+  Flat& f = flat_;
+  f.target.clear();
+  f.target_top.clear();
+  if (step == nullptr) {
+    f.target.resize(count.scored);
+    f.target_top.resize(count.scored);
+  } else {
+    for (const StepRow& row : step->rows) {
+      f.target.insert(f.target.end(), row.targets.begin(), row.targets.end());
+      f.target_top.insert(f.target_top.end(), row.targets.size(), row.target_top);
+    }
+  }
+  f.scored_token.resize(count.scored);
+  f.logit_token.resize(count.sampled);
+  std::iota(f.scored_token.begin(), f.scored_token.end(), 0);
+  std::iota(f.logit_token.begin(), f.logit_token.end(), static_cast<int32_t>(count.scored));
+  f.row_slot.assign(1, 0);
+  f.context_len.assign(1, 0);
+  f.row_start.assign({0, static_cast<int32_t>(count.all())});
+  f.token.assign(count.all(), 0);
+  f.position.assign(count.all(), 0);
+  f.batch = {.num_rows = 1,
+             .num_tokens = static_cast<int32_t>(count.all()),
+             .row_slot = f.row_slot,
+             .row_start = f.row_start,
+             .context_len = f.context_len,
+             .token = f.token,
+             .position = f.position,
+             .block_table = {},
+             .logit_token = f.logit_token};
+}
+
+void CpuRunner::launch_head(const Step* step, const Rows& count, const Tensor& rows) {
+  DI_CHECK(samples() == (step != nullptr), "a head of {} rows on the wrong rank", count.all());
+  scratch_.reset();
+  output_.scored.clear();
+  logits_ = make_tensor(logits_memory_.data(), DType::kF32, {count.sampled, info_.vocab_size});
+  if (step != nullptr) launched_ = step->id;
+  if (count.all() == 0) return;
+  flatten_rows(step, count);
+  if (count.scored != 0) return score(step, rows);
+  model_->head(context_, flat_.batch, rows, samples() ? logits_ : Tensor{});
+}
+
 // Logits of all positions of a chunk would not fit: they come in pieces, out of the last layer's hidden.
-void CpuRunner::score(const Step& step) {
-  const int64_t H = model_->config().hidden;
-  const Tensor hidden = make_tensor(hidden_memory_.data(), DType::kF32, {flat_.batch.num_tokens, H});
-  model_->forward(context_, flat_.batch, *kv_, slots_, {.hidden_out = hidden});
+void CpuRunner::score(const Step* step, const Tensor& hidden) {
   const auto scored = std::span(flat_.scored_token);
   const auto most = static_cast<size_t>(logit_rows_);
   std::vector<OutputToken> all;
@@ -126,7 +195,7 @@ void CpuRunner::score(const Step& step) {
   }
   if (!samples()) return model_->head(context_, flat_.batch, hidden, {});
   auto next = all.begin();
-  for (const StepRow& row : step.rows) {
+  for (const StepRow& row : step->rows) {
     if (row.targets.empty()) continue;
     const auto end = next + static_cast<int64_t>(row.targets.size());
     output_.scored.emplace_back(std::make_move_iterator(next), std::make_move_iterator(end));

@@ -19,6 +19,7 @@ struct CpuRunnerOptions {
   // samples and scores; others run forward alone.
   Communicator* comm = nullptr;
   const SlotTable* slots = nullptr;
+  bool head = true;  // false: of a stage without embedding and head, which runs layers alone
 };
 
 class CpuRunner final : public ModelRunner {
@@ -35,6 +36,22 @@ class CpuRunner final : public ModelRunner {
   StepOutput wait(uint64_t step_id) override;
   HeldMemory held_memory() const override;
   int64_t release_unused() override;
+
+  // Where a pipeline's stages have a runner each. Stages run their layers on hidden [T, H] in place, which
+  // the first of them writes.
+  void forward_layers(const Step& step, const Tensor& hidden, bool embeds);
+  // After it, of this step: how many rows of hidden the head is wanted for, and they: those of tokens that
+  // are scored, then those that are sampled from. [wanted_rows().., H]
+  struct Rows {
+    int64_t scored = 0, sampled = 0;
+    int64_t all() const { return scored + sampled; }
+  };
+  static Rows wanted_rows(const Step& step);
+  void copy_wanted(const Tensor& hidden, float* out) const;
+  // The first stage: logits and scores out of these rows; launch_sample() and wait() may follow. `step` is
+  // that of rank 0; null on others.
+  void launch_head(const Step* step, const Rows& count, const Tensor& rows);
+  int hidden() const { return model_->config().hidden; }
 
   // Logits of the last forward, [S, V]: for tests and for quality measurements.
   Tensor logits() const { return logits_; }
@@ -56,7 +73,8 @@ class CpuRunner final : public ModelRunner {
   CpuRunner() = default;
   bool samples() const;  // whether logits are wanted here
   void flatten(const Step& step);
-  void score(const Step& step);
+  void flatten_rows(const Step* step, const Rows& count);
+  void score(const Step* step, const Tensor& hidden);
   void score_piece(const Tensor& hidden, size_t first, size_t count, std::vector<OutputToken>& out);
 
   Info info_;

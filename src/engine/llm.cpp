@@ -31,11 +31,6 @@ std::vector<std::string> served_names(const Config& config, const fs::path& path
 
 // What this build cannot do yet is refused here, by name, before anything is read.
 Result<void> check_settings(const Config& c) {
-  if (c.gpu.pipeline_parallel_size != 1)
-    return make_error(ErrorCode::kConfig,
-                      "gpu.pipeline_parallel_size: got {}, expected 1: this build runs all layers on one "
-                      "device, or shares each of them (gpu.tensor_parallel_size)",
-                      c.gpu.pipeline_parallel_size);
   if (!c.gpu.enable_chunked_prefill && c.model.max_model_len > c.gpu.max_num_batched_tokens)
     return make_error(ErrorCode::kConfig,
                       "gpu.max_num_batched_tokens: got {}, expected at least model.max_model_len ({}) when "
@@ -140,6 +135,12 @@ Result<LoadedRunner> load_on_device(const Config& config, Checkpoint& checkpoint
                                     Profiler* profiler) {
   DI_TRY(set_quantization(checkpoint, config.model.quantization, preferred_weights(config.gpu, choice.gpu)));
   const bool on_gpu = gpu != nullptr;
+  if (on_gpu && config.gpu.pipeline_parallel_size != 1)
+    return make_error(
+        ErrorCode::kConfig,
+        "gpu.pipeline_parallel_size: got {}, expected 1 on a GPU: this build has pipelines of CPUs "
+        "alone (gpu.device cpu)",
+        config.gpu.pipeline_parallel_size);
   DI_ASSIGN(LoadedRunner loaded, on_gpu
                                      ? load_on_gpu(config, checkpoint, std::move(gpu), *choice.gpu, profiler)
                                      : load_on_cpu(config, checkpoint, profiler));

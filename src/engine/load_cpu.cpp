@@ -10,6 +10,7 @@
 #include "engine/load.h"
 #include "engine/load_plan.h"
 #include "engine/parallel_runner.h"
+#include "engine/pipeline_stages.h"
 #include "model/model.h"
 #include "model/quantization.h"
 
@@ -56,17 +57,39 @@ HostMemory host_memory(const Config& config, const Checkpoint& checkpoint, int64
 
 namespace {
 
-// "2 ranks of 1 thread".
-std::string threads_text(const RankModels& ranks) {
+PipelinePlace grid_of(const Config& c) {
+  return {.stages = c.gpu.pipeline_parallel_size, .shares = c.gpu.tensor_parallel_size};
+}
+
+Result<RankModels> make_models(const Config& config, const Checkpoint& checkpoint, int threads) {
+  const PipelinePlace grid = grid_of(config);
+  if (threads < grid.ranks())
+    log::warn("{}: there are {} threads (cpu.threads), so ranks share a CPU's time",
+              grid.stages == 1 ? fmt::format("gpu.tensor_parallel_size {}", grid.shares)
+                               : fmt::format("gpu.pipeline_parallel_size {} of gpu.tensor_parallel_size {}",
+                                             grid.stages, grid.shares),
+              threads);
+  if (grid.stages > 1) return make_stage_models(checkpoint, grid, threads);
+  return make_rank_models(checkpoint, grid.shares, threads, stall_limit(config));
+}
+
+// "4 ranks of 1 thread in 2 stages".
+std::string threads_text(const RankModels& ranks, int stages) {
   const int most = ranks.pools.front()->size(), least = ranks.pools.back()->size();
   const auto threads = [](int n) { return fmt::format("{} thread{}", n, n == 1 ? "" : "s"); };
   if (ranks.pools.size() == 1) return fmt::format("{} threads", most);
   const std::string each = most == least ? threads(most) : fmt::format("{} or {} threads", most, least);
-  return fmt::format("{} ranks of {}", ranks.pools.size(), each);
+  return fmt::format("{} ranks of {}{}", ranks.pools.size(), each,
+                     stages == 1 ? "" : fmt::format(" in {} stages", stages));
 }
 
-Result<std::unique_ptr<ModelRunner>> make_runner(RankModels ranks, const CpuRunnerOptions& options,
+Result<std::unique_ptr<ModelRunner>> make_runner(RankModels ranks, const PipelinePlace& grid,
+                                                 const CpuRunnerOptions& options,
                                                  std::chrono::milliseconds timeout) {
+  if (grid.stages > 1) {
+    DI_ASSIGN(std::unique_ptr<PipelineRunner> all, make_pipeline(std::move(ranks), grid, options, timeout));
+    return std::unique_ptr<ModelRunner>(std::move(all));
+  }
   if (ranks.models.size() == 1) {
     DI_ASSIGN(std::unique_ptr<CpuRunner> one,
               CpuRunner::create(std::move(ranks.pools.front()), std::move(ranks.models.front()), options));
@@ -88,26 +111,24 @@ Result<LoadedRunner> load_on_cpu(const Config& config, const Checkpoint& checkpo
   DI_ASSIGN(const int wanted, wanted_model_len(config, checkpoint.config));
 
   const int threads = config.cpu.threads != 0 ? config.cpu.threads : limits.threads;
-  const int size = config.gpu.tensor_parallel_size;
-  if (threads < size)
-    log::warn("gpu.tensor_parallel_size {}: there are {} threads (cpu.threads), so ranks share a CPU's time",
-              size, threads);
-  DI_ASSIGN(RankModels ranks, make_rank_models(checkpoint, size, threads, stall_limit(config)));
+  DI_ASSIGN(RankModels ranks, make_models(config, checkpoint, threads));
   checkpoint.weights.release_pages();  // packed copies serve from here on
 
+  const PipelinePlace grid = grid_of(config);
   memory.max_model_len = wanted;
   memory.block_bytes = block_bytes(ranks, kv, config.gpu.block_size);
   if (kv != DType::kI8 && kv != DType::kF8E4M3)
     memory.int8_block_bytes = block_bytes(ranks, DType::kI8, config.gpu.block_size);
   DI_ASSIGN(const CachePlan plan, plan_host_cache(memory));
-  LoadSummary summary{.device = fmt::format("CPU: {}, {} kernels", threads_text(ranks), cpu::kernels_name()),
-                      .weight_bytes = ranks.weight_bytes,
-                      .kv_bytes = plan.num_blocks * memory.block_bytes,
-                      .kv_blocks = plan.num_blocks,
-                      .block_size = config.gpu.block_size,
-                      .kv_dtype = std::string(info(kv).name)};
+  LoadSummary summary{
+      .device = fmt::format("CPU: {}, {} kernels", threads_text(ranks, grid.stages), cpu::kernels_name()),
+      .weight_bytes = ranks.weight_bytes,
+      .kv_bytes = plan.num_blocks * memory.block_bytes,
+      .kv_blocks = plan.num_blocks,
+      .block_size = config.gpu.block_size,
+      .kv_dtype = std::string(info(kv).name)};
   DI_ASSIGN(std::unique_ptr<ModelRunner> runner,
-            make_runner(std::move(ranks),
+            make_runner(std::move(ranks), grid,
                         {.max_num_seqs = config.gpu.max_num_seqs,
                          .max_num_batched_tokens = config.gpu.max_num_batched_tokens,
                          .max_model_len = plan.max_model_len,
@@ -116,7 +137,8 @@ Result<LoadedRunner> load_on_cpu(const Config& config, const Checkpoint& checkpo
                          .profiler = profiler},
                         stall_limit(config)));
   std::string kernels(info(kv).name);
-  if (size > 1) kernels += fmt::format(" tp{}", size);  // sums over ranks have an order of their own
+  if (grid.shares > 1)
+    kernels += fmt::format(" tp{}", grid.shares);  // sums over ranks have an order of their own
   return LoadedRunner{std::move(runner), std::move(kernels), std::move(summary)};
 }
 

@@ -68,7 +68,11 @@ class ModelRunner {
     int vocab_size = 0;
     int max_model_len = 0;
     int max_in_flight = 1;  // steps that may be launched before the oldest is waited for
-    int max_accepted = 1;   // tokens that a decode row may accept (speculation)
+    // Stages of a pipeline, each of which works on another step: a sequence has rows in one step at a time
+    // but for the chunks of its prompt, and no step takes so much that others find nothing. As many may be in
+    // flight.
+    int stages = 1;
+    int max_accepted = 1;  // tokens that a decode row may accept (speculation)
     // Memory that was never used costs nothing yet: cached blocks are evicted before it is used, once the
     // blocks ever used are half as many again as were in use at once (or an eighth of the pool). So memory
     // grows with use, not with time. False where all of the pool is mapped anyway (GPU).

@@ -9,6 +9,9 @@
 // Up to max_in_flight plans may be uncommitted. Meanwhile lengths are upper bounds, and nothing that a row in
 // flight may touch (blocks, slot) is given to another sequence.
 //
+// Where steps pass through the stages of a pipeline, those in flight are of other sequences, and each takes
+// its share of what there is to do, so that every stage has some.
+//
 // When blocks run out, the running sequence of lowest precedence without rows in flight is preempted: its
 // blocks go back (full ones stay cached) and it is computed again later. Where all candidates have rows in
 // flight, they are left out of the plan until these are committed. So the first in order always advances.
@@ -108,10 +111,12 @@ class Scheduler {
   struct Round {
     int64_t budget = 0;    // tokens left
     int64_t decodes = 0;   // sequences not looked at yet that want one token: the budget keeps it for them
+    int64_t share = 0;     // of them, that may still be taken
     bool stalled = false;  // no block: what follows in order has to wait
     bool preempted = false;
   };
 
+  int64_t step_budget() const;
   void plan_running(Round& round);
   void plan_waiting(Round& round);
   bool admit(Sequence& s, Round& round);

@@ -10,6 +10,11 @@ namespace deepinfer {
 namespace {
 
 constexpr int32_t kFromSlot[1] = {kTokenFromSlot};
+constexpr int64_t kLeastChunk = 64;  // tokens of a prompt: fewer cost as much as so many
+
+int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
 }  // namespace
 
@@ -17,7 +22,7 @@ StepPlan* Scheduler::plan() {
   if (in_flight_ == static_cast<int>(ring_.size())) return nullptr;
   decode_rows_.clear();
   prefill_rows_.clear();
-  Round round{.budget = budget_};
+  Round round{.budget = step_budget()};
   plan_running(round);
   if (!round.stalled && !round.preempted) plan_waiting(round);
   if (decode_rows_.empty() && prefill_rows_.empty()) return nullptr;
@@ -27,9 +32,25 @@ StepPlan* Scheduler::plan() {
   return &plan;
 }
 
+// Tokens of a step. A stage waits for the first step until the one before has done it, and the first for the
+// last one's end: so prompts come in chunks, several for each stage while they last.
+int64_t Scheduler::step_budget() const {
+  const int64_t stages = options_.device.stages;
+  if (stages == 1 || !options_.enable_chunked_prefill) return budget_;
+  const int64_t enough = 2 * stages * budget_;
+  int64_t prompts = 0, decodes = 0;
+  for (const Sequence* s : running_) {
+    const int64_t left = s->samples_in_flight > 0 ? 1 : s->length() - s->planned_computed;
+    (left > 1 ? prompts : decodes) += left;
+  }
+  for (auto s = waiting_.begin(); s != waiting_.end() && prompts < enough; ++s) prompts += (*s)->length();
+  const int64_t chunk = prompts == 0 ? 0 : std::max(ceil_div(prompts, 2 * stages), kLeastChunk);
+  return std::clamp<int64_t>(ceil_div(decodes, stages) + chunk, 1, budget_);
+}
+
 // Whether the next row needs to know the tokens before it, so that it is not planned while one is in flight.
 bool Scheduler::needs_commit(const Sequence& s) const {
-  if (s.family->sampling->stateful()) return true;
+  if (s.family->sampling->stateful() || options_.device.stages > 1) return true;
   const bool tracked = options_.device.tracks_tokens;
   if (s.family->sampling->penalties && !tracked) return true;
   // Stop ids are banned by position, and a planned one is an upper bound where a row may accept several.
@@ -64,13 +85,21 @@ PlannedRow Scheduler::make_row(const Sequence& s, int64_t budget) const {
 }
 
 void Scheduler::plan_running(Round& round) {
-  for (const Sequence* s : running_) round.decodes += wants_decode(*s);
+  int64_t decoding = 0;  // with those in flight
+  for (const Sequence* s : running_) {
+    const bool wants = wants_decode(*s);
+    round.decodes += wants;
+    decoding += wants || s->samples_in_flight > 0;
+  }
+  round.share = ceil_div(decoding, options_.device.stages);
+  round.decodes = std::min(round.decodes, round.share);
   bool first = true;
   for (size_t i = 0; i < running_.size() && round.budget > 0; ++i) {
     Sequence& s = *running_[i];
     if (!wants_row(s)) continue;
     const bool decode = wants_decode(s);
-    round.decodes -= decode;
+    if (decode && round.share-- <= 0) continue;
+    round.decodes = std::max<int64_t>(round.decodes - decode, 0);
     int64_t budget = std::max(round.budget - round.decodes, int64_t{decode});
     if (std::exchange(first, false)) {
       // Decodes that wait for a block of this one must not take all tokens from it.
@@ -108,7 +137,7 @@ bool Scheduler::make_room(Sequence& s, PlannedRow& row, Round& round) {
     if (pool_.grow(s.tables, row.start + row.count + std::max<int64_t>(row.room - 1, 0))) return true;
     Sequence* other = victim(s);
     if (other == nullptr) return false;
-    round.decodes -= wants_decode(*other);
+    round.decodes = std::max<int64_t>(round.decodes - wants_decode(*other), 0);
     round.preempted = true;
     preempt(*other);
   }

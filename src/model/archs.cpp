@@ -26,15 +26,20 @@ std::string known_archs() {
   return names;
 }
 
-Result<std::unique_ptr<Model>> make_model(const ModelConfig& config, const Weights& weights, Context& context,
-                                          const Shard& shard) {
+Result<std::unique_ptr<Model>> make_model_part(const ModelConfig& config, const Weights& weights,
+                                               Context& context, const ModelPart& part) {
   const ModelArch* arch = find_arch(config.arch);
   if (arch == nullptr)
     return make_error(
         ErrorCode::kModel,
         "model architecture: got '{}', expected one of {}: choose a model of one of these families",
         config.arch, known_archs());
-  return arch->make(config, weights, context, {{0, config.layers}, shard});
+  return arch->make(config, weights, context, part);
+}
+
+Result<std::unique_ptr<Model>> make_model(const ModelConfig& config, const Weights& weights, Context& context,
+                                          const Shard& shard) {
+  return make_model_part(config, weights, context, {{0, config.layers}, shard});
 }
 
 Result<std::unique_ptr<Model>> make_model(const ModelConfig& config, const Weights& weights,

@@ -19,7 +19,7 @@ struct LayerRange {
 
 struct StageIO {
   Tensor hidden_in;   // [T, H] from the stage before, or none: this stage embeds
-  Tensor hidden_out;  // [T, H] for the stage behind, or none: this stage has the head
+  Tensor hidden_out;  // [T, H] for the stage behind (hidden_in itself, when there is one), or none: logits
   Tensor logits;      // [S, V] F32; none on ranks other than 0
 };
 
@@ -36,10 +36,12 @@ class Model {
   virtual size_t scratch_bytes(const Context& context, int64_t tokens, int64_t logit_rows) const = 0;
 };
 
-// What of a model is made: some layers (a stage), and a rank's share of each.
+// What of a model is made: some layers (a stage), and a rank's share of each. The stage with the first layers
+// embeds; the one with the last has the head, or the first one has that too.
 struct ModelPart {
   LayerRange layers;
   Shard shard;
+  bool head_with_first = false;
 };
 
 using MakeModel = Result<std::unique_ptr<Model>> (*)(const ModelConfig& config, const Weights& weights,
@@ -61,5 +63,8 @@ Result<std::unique_ptr<Model>> make_model(const ModelConfig& config, const Weigh
 // The same of a share that was planned before.
 Result<std::unique_ptr<Model>> make_model(const ModelConfig& config, const Weights& weights, Context& context,
                                           const Shard& shard);
+// Some of the layers.
+Result<std::unique_ptr<Model>> make_model_part(const ModelConfig& config, const Weights& weights,
+                                               Context& context, const ModelPart& part);
 
 }  // namespace deepinfer

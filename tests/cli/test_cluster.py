@@ -1,4 +1,5 @@
 """Ranks in processes of their own: they answer as one, and end together."""
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -29,13 +30,13 @@ class Cluster:
         self.token.write_text("0123456789abcdef0123456789abcdef\n")
         self.master, self.http = free_port(), free_port()
 
-    def start(self, rank, *args, size=2, token=None):
+    def start(self, rank, *args, size=2, stages=1, token=None):
         log = open(self.folder / f"rank{rank}.log", "w")
         env = {k: v for k, v in os.environ.items() if not k.startswith("DEEPINFER_")}
         self.processes.append(subprocess.Popen(
             [self.deepinfer, "serve", "--device", "cpu", "--model", MODEL, "--port", str(self.http), "--threads", "1",
-             "--tensor-parallel-size", str(size), "--nnodes", str(size), "--node-rank", str(rank), "--master-port",
-             str(self.master), "--token-file", token or self.token, "--stall-timeout", "20", *map(str, args)],
+             "--tensor-parallel-size", str(size // stages), "--pipeline-parallel-size", str(stages), "--nnodes",
+             str(size), "--node-rank", str(rank), "--master-port", str(self.master), "--token-file", token or self.token, *([] if "--stall-timeout" in args else ["--stall-timeout", "20"]), *map(str, args)],
             stdout=log, stderr=subprocess.STDOUT, env=env))
         return self.processes[-1]
 
@@ -79,9 +80,30 @@ def test_two_processes_answer_as_one_and_end_together(cluster):
     assert "rank 0 has ended" in cluster.log(1)
 
 
-def test_a_killed_rank_ends_the_others_with_a_message(cluster):
-    cluster.start(0)
-    cluster.start(1)
+@pytest.mark.parametrize("size", [2, 4])
+def test_stages_in_processes_have_the_text_of_one(cluster, size):
+    for rank in range(size):
+        cluster.start(rank, size=size, stages=2)
+    cluster.ready()
+    text = cluster.ask()
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:  # each stage has a step of its own
+        assert list(pool.map(lambda _: cluster.ask(), range(4))) == [text] * 4
+    cluster.processes[0].send_signal(signal.SIGTERM)
+    for rank, process in enumerate(cluster.processes):
+        assert process.wait(60) == 0, cluster.log(rank)
+    assert "layers 1 to 1" in cluster.log(size - 1) and "rank 0 has ended" in cluster.log(size - 1)
+    if size == 4:  # sums over two ranks have an order of their own
+        return
+    cluster.processes.clear()
+    cluster.start(0, size=1)
+    cluster.ready()
+    assert cluster.ask() == text
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_a_killed_rank_ends_the_others_with_a_message(cluster, stages):
+    cluster.start(0, stages=stages)
+    cluster.start(1, stages=stages)
     cluster.ready()
     cluster.ask()
     cluster.processes[1].kill()
@@ -93,9 +115,25 @@ def test_a_killed_rank_ends_the_others_with_a_message(cluster):
     assert "the group of ranks has ended" in cluster.log(0)
 
 
-def test_a_killed_leader_ends_the_others(cluster):
-    cluster.start(0)
-    cluster.start(1)
+@pytest.mark.parametrize("stages", [1, 2])
+def test_a_stopped_rank_ends_the_others_in_time(cluster, stages):
+    cluster.start(0, "--stall-timeout", 5, stages=stages)
+    cluster.start(1, "--stall-timeout", 5, stages=stages)
+    cluster.ready()
+    cluster.ask()
+    cluster.processes[1].send_signal(signal.SIGSTOP)
+    start = time.monotonic()
+    with pytest.raises((urllib.error.HTTPError, OSError)):
+        cluster.ask()
+    assert cluster.processes[0].wait(60) == 4, cluster.log(0)
+    assert time.monotonic() - start < 25
+    assert "the group of ranks has ended" in cluster.log(0)
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_a_killed_leader_ends_the_others(cluster, stages):
+    cluster.start(0, stages=stages)
+    cluster.start(1, stages=stages)
     cluster.ready()
     cluster.processes[0].kill()
     assert cluster.processes[1].wait(60) == 4, cluster.log(1)
@@ -124,6 +162,9 @@ def test_who_does_not_know_the_token_is_turned_away(cluster, tmp_path):
 @pytest.mark.parametrize("args, words", [
     (["--nnodes", 2, "--node-rank", 2, "--tensor-parallel-size", 2], ["cluster.node_rank: got 2, expected 0 to 1"]),
     (["--nnodes", 2], ["gpu.tensor_parallel_size: got 1, expected 2"]),
+    (["--nnodes", 3, "--tensor-parallel-size", 2, "--pipeline-parallel-size", 2],
+     ["cluster.nnodes: got 3, expected 4", "gpu.tensor_parallel_size 2 x gpu.pipeline_parallel_size 2"]),
+    (["--nnodes", 9, "--pipeline-parallel-size", 9, "--token-file", "/nowhere"], ["expected at most 2", "2 layers"]),
     (["--nnodes", 2, "--tensor-parallel-size", 2], ["cluster.token_file", "openssl rand"]),
     (["--nnodes", 2, "--tensor-parallel-size", 2, "--token-file", "/nowhere"], ["cluster.token_file: /nowhere"]),
     (["--nnodes", 5, "--tensor-parallel-size", 5, "--token-file", "/nowhere"], ["expected at most 4"]),

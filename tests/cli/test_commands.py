@@ -33,7 +33,7 @@ def test_version_and_help(deepinfer):
     (["serve", "--max-num-seqs", "-3"], ["max_num_seqs", "-3", "1 to"]),
     (["serve", "--max-num-seqs", "many"], ["max_num_seqs", "many"]),
     (["config", "--config", "/nowhere.yaml"], ["/nowhere.yaml"]),
-    (["run", "--pipeline-parallel-size", "2", "hi"], ["pipeline_parallel_size"]),
+    (["run", "--pipeline-parallel-size", "0", "hi"], ["pipeline_parallel_size", "0", "1 to 64"]),
 ])
 def test_wrong_usage_is_2(deepinfer, args, parts):
     done = call(deepinfer, *args)
@@ -176,6 +176,17 @@ def test_ranks_of_threads_share_a_model(deepinfer):
     done = call(deepinfer, *args, "--tensor-parallel-size", 5)
     assert done.returncode == 2, done.stderr
     assert "gpu.tensor_parallel_size: got 5, expected at most 4: the model has 4 query heads" in done.stderr
+
+
+def test_stages_of_threads_share_a_model(deepinfer):
+    args = ["bench", "--random-weights", "tiny", "--device", "cpu", "--prefill", 32, "--decode", 8, "--batch", 3,
+            "--batch-prompt", 20, "--repeat", 1, "--threads", 4, "--pipeline-parallel-size"]
+    done = call(deepinfer, *args, 2, "--tensor-parallel-size", 2)
+    assert done.returncode == 0, done.stderr
+    assert "4 ranks of 1 thread in 2 stages" in done.stdout + done.stderr
+    done = call(deepinfer, *args, 3)
+    assert done.returncode == 2, done.stderr
+    assert "gpu.pipeline_parallel_size: got 3, expected at most 2: the model has 2 layers" in done.stderr
 
 
 @pytest.mark.parametrize("args, words", [

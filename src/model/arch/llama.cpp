@@ -136,11 +136,12 @@ Result<void> Llama::load(const ModelConfig& config, const Loader& loader, const 
   const Extent vocab = shard_.vocab(c_);
   layers_.resize(range.last - range.first);
   for (int i = range.first; i < range.last; ++i) DI_TRY(load_layer(loader, i, layers_[i - range.first]));
-  const bool first = range.first == 0, last = range.last == c_.layers;
-  if (first || (last && c_.tied_head)) {
+  const bool first = range.first == 0;
+  const bool head = part.head_with_first ? first : range.last == c_.layers;
+  if (first || (head && c_.tied_head)) {
     DI_ASSIGN(embedding_, loader.linear({{"model.embed_tokens.weight", vocab}}, c_.hidden));
   }
-  if (last) {
+  if (head) {
     DI_ASSIGN(final_norm_, loader.vector("model.norm.weight", c_.hidden));
     if (!c_.tied_head) {
       DI_ASSIGN(head_, loader.linear({{"lm_head.weight", vocab}}, c_.hidden));

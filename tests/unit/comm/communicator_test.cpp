@@ -13,6 +13,7 @@
 #include <tuple>
 #include <vector>
 
+#include "comm/subgroup.h"
 #include "ranks.h"
 
 namespace deepinfer {
@@ -31,6 +32,46 @@ struct Form {
 const Form kLocal{"Local", local_communicators};
 const Form kGloo{"Gloo", test::gloo_ranks};
 
+// A group inside a larger one, which it keeps for itself.
+class Inside final : public Communicator {
+ public:
+  Inside(std::unique_ptr<Communicator> world, std::vector<int> ranks)
+      : world_(std::move(world)), group_(subgroup(*world_, std::move(ranks))) {}
+  int rank() const override { return group_->rank(); }
+  int size() const override { return group_->size(); }
+  void all_reduce(std::span<float> values) override { group_->all_reduce(values); }
+  void all_gather(std::span<const std::byte> mine, std::span<std::byte> all) override {
+    group_->all_gather(mine, all);
+  }
+  void broadcast(std::span<std::byte> data, int root) override { group_->broadcast(data, root); }
+  void send(std::span<const std::byte> data, int to) override { group_->send(data, to); }
+  void send_copy(std::span<const std::byte> data, int to) override { group_->send_copy(data, to); }
+  void receive(std::span<std::byte> data, int from) override { group_->receive(data, from); }
+  void all_to_all(std::span<const std::byte> mine, std::span<std::byte> all) override {
+    group_->all_to_all(mine, all);
+  }
+  void abort(std::string reason) override { group_->abort(std::move(reason)); }
+
+ private:
+  std::unique_ptr<Communicator> world_, group_;
+};
+
+// Every `step`-th rank of the world.
+test::Ranks inside(test::Ranks world, int step) {
+  std::vector<int> ranks;
+  for (int r = step - 1; r < static_cast<int>(world.size()); r += step) ranks.push_back(r);
+  test::Ranks all;
+  for (const int r : ranks) all.push_back(std::make_unique<Inside>(std::move(world[r]), ranks));
+  return all;
+}
+
+const Form kPart{"Part", [](int ranks, std::chrono::milliseconds timeout) {
+                   return inside(local_communicators(2 * ranks + 1, timeout), 2);
+                 }};
+const Form kGlooPart{"GlooPart", [](int ranks, std::chrono::milliseconds timeout) {
+                       return inside(test::gloo_ranks(ranks, timeout), 1);
+                     }};
+
 std::vector<float> floats_of(int rank, size_t n, int seed) {
   std::mt19937 random(static_cast<uint32_t>(1000 * seed + rank));
   std::vector<float> v(n);
@@ -46,7 +87,8 @@ const std::vector<size_t> kSizes = {0,    1,    7,    15,   16,   17,   100,   3
 class Ranks : public testing::TestWithParam<std::tuple<Form, int>> {
  protected:
   void SetUp() override {
-    if (form().name == "Gloo" && !has_gloo()) GTEST_SKIP() << "this build has no Gloo (libgloo-dev)";
+    if (form().name.starts_with("Gloo") && !has_gloo())
+      GTEST_SKIP() << "this build has no Gloo (libgloo-dev)";
   }
   static const Form& form() { return std::get<0>(GetParam()); }
   static int ranks() { return std::get<1>(GetParam()); }
@@ -57,6 +99,10 @@ std::string name_of(const testing::TestParamInfo<std::tuple<Form, int>>& info) {
 }
 INSTANTIATE_TEST_SUITE_P(Local, Ranks,
                          testing::Combine(testing::Values(kLocal), testing::Values(1, 2, 3, 4, 7)), name_of);
+INSTANTIATE_TEST_SUITE_P(Part, Ranks, testing::Combine(testing::Values(kPart), testing::Values(1, 2, 3, 4)),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(GlooPart, Ranks, testing::Combine(testing::Values(kGlooPart), testing::Values(2, 3)),
+                         name_of);
 INSTANTIATE_TEST_SUITE_P(Gloo, Ranks, testing::Combine(testing::Values(kGloo), testing::Values(2, 3, 4)),
                          name_of);
 
@@ -163,7 +209,8 @@ TEST_P(Ranks, MessagesKeepTheirOrder) {
 class Pairs : public testing::TestWithParam<Form> {
  protected:
   void SetUp() override {
-    if (GetParam().name == "Gloo" && !has_gloo()) GTEST_SKIP() << "this build has no Gloo (libgloo-dev)";
+    if (GetParam().name.starts_with("Gloo") && !has_gloo())
+      GTEST_SKIP() << "this build has no Gloo (libgloo-dev)";
   }
 };
 INSTANTIATE_TEST_SUITE_P(, Pairs, testing::Values(kLocal, kGloo),
@@ -175,6 +222,20 @@ TEST_P(Pairs, ShortMessagesNeedNoReceiver) {
       const auto data = bytes_of(c.rank(), n, 1);
       std::vector<std::byte> got(n);
       for (int i = 0; i < 2; ++i) c.send(data, 1 - c.rank());
+      for (int i = 0; i < 2; ++i) c.receive(got, 1 - c.rank());
+      EXPECT_EQ(got, bytes_of(1 - c.rank(), n, 1));
+    }
+  });
+  EXPECT_THAT(errors, testing::Each(""));
+}
+
+TEST_P(Pairs, CopiesOfLongMessagesNeedNoReceiver) {
+  const auto errors = run(GetParam().make, 2, [](Communicator& c) {
+    for (const size_t n : {size_t{100}, 3 * Communicator::kEagerBytes, size_t{20000}}) {
+      auto data = bytes_of(c.rank(), n, 1);
+      std::vector<std::byte> got(n);
+      for (int i = 0; i < 2; ++i) c.send_copy(data, 1 - c.rank());
+      std::fill(data.begin(), data.end(), std::byte{});  // it is the sender's again
       for (int i = 0; i < 2; ++i) c.receive(got, 1 - c.rank());
       EXPECT_EQ(got, bytes_of(1 - c.rank(), n, 1));
     }

@@ -206,6 +206,7 @@ void FakeRunner::check_row(const StepRow& row) {
   for (const auto& table : row.block_table) {
     if (static_cast<int64_t>(table.size()) * info.block_size < end) fault("block table too short");
   }
+  if (info.stages > 1 && row.tokens[0] == kTokenFromSlot) fault("a stage is told of a token that none knows");
   if (row.samples && row.sampling.slot != row.slot) fault("slot of the sampler differs");
   if (row.samples && row.sampling.position != row.context_len + static_cast<int64_t>(row.tokens.size())) {
     fault("position of the sampler differs");

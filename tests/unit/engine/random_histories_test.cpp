@@ -61,6 +61,7 @@ class History {
     info.vocab_size = pick(0, 1) == 0 ? 3 : 40;
     info.max_model_len = pick(8, 48);
     info.max_in_flight = pick(1, 3);
+    info.stages = chance(0.3) ? info.max_in_flight : 1;
     info.max_accepted = chance(0.5) ? 1 : pick(2, 4);
     info.touched_first = chance(0.5);
     info.tracks_tokens = chance(0.4) && info.groups[0].kind == KvGroupSpec::Kind::kFull;

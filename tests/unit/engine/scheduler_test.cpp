@@ -229,6 +229,68 @@ TEST(Scheduler, PlansInFlightTakeTheTokenFromTheSlot) {
   EXPECT_EQ(sim.verdict(), "");
 }
 
+SimOptions stages(int n, int budget) {
+  SimOptions o = options();
+  o.fake.info.max_in_flight = o.fake.info.stages = n;
+  o.fake.info.num_blocks = 400;
+  o.budget = budget;
+  return o;
+}
+
+TEST(Scheduler, StagesGetStepsOfOtherSequencesEachWithItsShare) {
+  Sim sim(stages(3, 256));
+  for (int i = 0; i < 7; ++i) sim.add(request(iota_prompt(5, i), 12));
+  while (sim.sequence(7).output.empty()) sim.step();
+  std::set<uint64_t> seen;
+  for (int i = 0; i < 3; ++i) {
+    while (sim.launch()) {
+    }
+    EXPECT_EQ(sim.scheduler().in_flight(), 3) << "no stage is without a step";
+    const auto counts = shape(sim);
+    EXPECT_LE(counts.size(), 3u) << "7 sequences in 3 steps";
+    for (const StepRow& row : sim.last_plan()->step.rows) EXPECT_NE(row.tokens[0], kTokenFromSlot);
+    for (const PlannedRow& row : sim.last_plan()->rows) {
+      EXPECT_EQ(row.sequence->samples_in_flight, 1) << "in one step at a time";
+      seen.insert(row.sequence->id);
+    }
+    sim.commit();
+  }
+  EXPECT_GE(seen.size(), 6u);
+  sim.run();
+  EXPECT_EQ(sim.verdict(), "");
+}
+
+TEST(Scheduler, ALongPromptPassesStagesInChunksThatFollowEachOther) {
+  SimOptions o = stages(2, 1024);
+  o.fake.info.max_model_len = 1000;
+  Sim sim(o);
+  sim.add(request(iota_prompt(600), 2));
+  ASSERT_TRUE(sim.launch());
+  EXPECT_THAT(shape(sim), ElementsAre(150)) << "a quarter: two for each stage";
+  ASSERT_TRUE(sim.launch()) << "the next chunk need not wait for the first one";
+  EXPECT_EQ(sim.last_plan()->rows[0].start, 150);
+  EXPECT_FALSE(sim.launch());
+  sim.run();
+  EXPECT_EQ(sim.verdict(), "");
+  o.chunked = false;
+  Sim whole(o);
+  whole.add(request(iota_prompt(600), 2));
+  ASSERT_TRUE(whole.launch());
+  EXPECT_THAT(shape(whole), ElementsAre(600));
+  whole.run();
+  EXPECT_EQ(whole.verdict(), "");
+}
+
+TEST(Scheduler, ShortPromptsAreNotCutForStages) {
+  Sim sim(stages(2, 1024));
+  sim.add(request(iota_prompt(50), 3));
+  ASSERT_TRUE(sim.launch());
+  EXPECT_THAT(shape(sim), ElementsAre(50));
+  EXPECT_FALSE(sim.launch()) << "its next token waits for this one";
+  sim.run();
+  EXPECT_EQ(sim.verdict(), "");
+}
+
 TEST(Scheduler, BlocksAndSlotOfAFinishedRowOutliveItsStepsInFlight) {
   SimOptions o = options();
   o.fake.info.max_in_flight = 2;
