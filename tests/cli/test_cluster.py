@@ -30,13 +30,14 @@ class Cluster:
         self.token.write_text("0123456789abcdef0123456789abcdef\n")
         self.master, self.http = free_port(), free_port()
 
-    def start(self, rank, *args, size=2, stages=1, token=None):
+    def start(self, rank, *args, size=2, stages=1, stall=20, token=None):
         log = open(self.folder / f"rank{rank}.log", "w")
         env = {k: v for k, v in os.environ.items() if not k.startswith("DEEPINFER_")}
         self.processes.append(subprocess.Popen(
             [self.deepinfer, "serve", "--device", "cpu", "--model", MODEL, "--port", str(self.http), "--threads", "1",
              "--tensor-parallel-size", str(size // stages), "--pipeline-parallel-size", str(stages), "--nnodes",
-             str(size), "--node-rank", str(rank), "--master-port", str(self.master), "--token-file", token or self.token, *([] if "--stall-timeout" in args else ["--stall-timeout", "20"]), *map(str, args)],
+             str(size), "--node-rank", str(rank), "--master-port", str(self.master), "--token-file",
+             token or self.token, "--stall-timeout", str(stall), *map(str, args)],
             stdout=log, stderr=subprocess.STDOUT, env=env))
         return self.processes[-1]
 
@@ -117,8 +118,8 @@ def test_a_killed_rank_ends_the_others_with_a_message(cluster, stages):
 
 @pytest.mark.parametrize("stages", [1, 2])
 def test_a_stopped_rank_ends_the_others_in_time(cluster, stages):
-    cluster.start(0, "--stall-timeout", 5, stages=stages)
-    cluster.start(1, "--stall-timeout", 5, stages=stages)
+    cluster.start(0, stages=stages, stall=5)
+    cluster.start(1, stages=stages, stall=5)
     cluster.ready()
     cluster.ask()
     cluster.processes[1].send_signal(signal.SIGSTOP)
