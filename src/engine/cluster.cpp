@@ -146,6 +146,7 @@ Result<Rank> make_rank(const Config& config, const Checkpoint& checkpoint, Profi
   DI_ASSIGN(std::unique_ptr<Model> model,
             make_model_part(checkpoint.config, checkpoint.weights, context, part));
   checkpoint.weights.release_pages();
+  if (rank.place.stages > 1) memory.weights = static_cast<int64_t>(context.weights->allocated());
   const auto block_bytes = [&](DType type) {
     return static_cast<int64_t>(KvCache::block_bytes(model->kv_groups(type), config.gpu.block_size));
   };
