@@ -26,6 +26,8 @@ void gate_up(Context& context, const GateUpParams& p);
 void head(Context& context, const HeadParams& p);
 void sample(Context& context, const SampleParams& p);
 void score(Context& context, const ScoreParams& p);
+// to[:, first ..] = from, of as many rows; F32.
+void place_columns(Context& context, const Tensor& from, const Tensor& to, int64_t first);
 void copy_blocks(Context& context, const KvCache& cache, std::span<const BlockCopy> copies);
 size_t scratch_bytes(const Context& context, int64_t tokens, int64_t logit_rows, int64_t max_cols,
                      int64_t max_rows);

@@ -17,6 +17,8 @@
 #include "base/arena.h"
 #include "deepinfer/result.h"
 
+struct CUstream_st;
+
 namespace deepinfer::cuda {
 
 // Read from the card, never from a table.
@@ -112,6 +114,9 @@ class Gpu {
   Result<Range> reserve(size_t bytes);
   // Backs the first `bytes` of the range (rounded up to the device's granularity). kMemory.
   Result<void> map(Range& range, size_t bytes);
+
+  // Where libraries put their work.
+  CUstream_st* stream() const;
 
   // Asynchronous, in the stream's order.
   void copy_in(void* to_device, const void* from_host, size_t bytes);

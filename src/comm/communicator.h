@@ -36,7 +36,8 @@ class Communicator {
   virtual int rank() const = 0;
   virtual int size() const = 0;
 
-  // The sum over all ranks, in place. Added in the order of the ranks: the same bits on all of them.
+  // The sum over all ranks, in place. The same bits on all of them; but for NCCL's, which has an order of its
+  // own, added in the order of the ranks.
   virtual void all_reduce(std::span<float> values) = 0;
 
   // all: [size(), mine.size()], by rank. mine may be its own place in all.

@@ -25,6 +25,7 @@ Result<NcclApi> read(const SharedLibrary& library) {
                       "(ncclConfig_t) in another layout",
                       nccl_version_text(a.version), nccl_version_text(nccl::kOldest));
   DI_TRY(take(library, "ncclGetErrorString", a.error_string));
+  DI_TRY(take(library, "ncclGetLastError", a.last_error));
   DI_TRY(take(library, "ncclGetUniqueId", a.get_unique_id));
   DI_TRY(take(library, "ncclCommInitRank", a.comm_init_rank));
   DI_TRY(take(library, "ncclCommInitRankConfig", a.comm_init_rank_config));

@@ -48,6 +48,7 @@ struct NcclApi {
   using Stream = CUstream_st*;
   nccl::Code (*get_version)(int*) = nullptr;
   const char* (*error_string)(nccl::Code) = nullptr;
+  const char* (*last_error)(nccl::Comm*) = nullptr;  // in words, of the thread; null: of any communicator
   nccl::Code (*get_unique_id)(nccl::UniqueId*) = nullptr;
   nccl::Code (*comm_init_rank)(nccl::Comm**, int ranks, nccl::UniqueId, int rank) = nullptr;
   nccl::Code (*comm_init_rank_config)(nccl::Comm**, int ranks, nccl::UniqueId, int rank,

@@ -30,7 +30,7 @@ const GpuInfo* first_usable(const GpuReport& report) {
 DeviceChoice chosen(const GpuInfo& gpu, const GpuReport& report) {
   const auto usable = std::count_if(report.gpus.begin(), report.gpus.end(),
                                     [](const GpuInfo& g) { return g.problem.empty(); });
-  return {gpu, "", static_cast<int>(usable) - 1};
+  return {gpu, "", static_cast<int>(usable) - 1, report.gpus};
 }
 
 Result<DeviceChoice> named_gpu(std::string_view setting, const GpuReport& report) {

@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "deepinfer/result.h"
 #include "device/gpu_info.h"
@@ -11,9 +12,10 @@
 namespace deepinfer {
 
 struct DeviceChoice {
-  std::optional<GpuInfo> gpu;  // unset: the CPU
-  std::string reason;          // with auto: why it is the CPU, for the log; else empty
-  int others = 0;              // further GPUs that could be used
+  std::optional<GpuInfo> gpu;         // unset: the CPU
+  std::string reason;                 // with auto: why it is the CPU, for the log; else empty
+  int others = 0;                     // further GPUs that could be used
+  std::vector<GpuInfo> visible = {};  // all that were detected, where one was chosen
 };
 
 // `setting`: auto, cpu, cuda or cuda:N. auto takes the first usable GPU, else the CPU; the others get what

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <thread>
 
 #include "backend/cuda_error.h"
 #include "base/check.h"
@@ -24,21 +25,74 @@ std::vector<int> graph_sizes(const CudaRunnerOptions& o) {
 CudaRunner::~CudaRunner() {
   // What follows frees memory that steps in flight may still use.
   try {
-    if (gpu_ != nullptr && lost_.empty()) gpu_->synchronize();
+    if (gpu_ == nullptr) return;
+    gpu_->make_current();
+    if (lost_.empty()) gpu_->synchronize();
   } catch (const std::exception& e) {
     log::warn("the GPU at the end: {}", e.what());
   }
 }
 
-// Leaves everything ready for another step, whatever this one had begun.
-void CudaRunner::clean_up() {
+void CudaRunner::drop_step() {
   gpu_->pdl = false;
   gpu_->abandon_capture();
-  writer_->forget();
+  if (writer_ != nullptr) writer_->forget();
+  prepared_ = false;
+}
+
+void CudaRunner::forget_step() {
+  drop_step();
+  guarded([&] { settle(); });  // copies of it may be on their way
+}
+
+// Leaves everything ready for another step, whatever this one had begun.
+void CudaRunner::clean_up() {
+  drop_step();
   try {
     gpu_->synchronize();
   } catch (const std::exception&) {
     // The fault at hand is the one to tell.
+  }
+}
+
+void CudaRunner::leave(const std::string& reason) {
+  if (lost_.empty()) lost_ = reason;
+  drop_step();
+  peers_.comm->leave();
+  try {
+    gpu_->make_current();
+    gpu_->synchronize();  // what is freed from here on nothing uses any more
+  } catch (const std::exception&) {
+    // The reason at hand is the one to tell.
+  }
+}
+
+// Ranks only go on together. What throws is told to all of them, and nothing waits on the device any more.
+void CudaRunner::give_up(const char* why) {
+  const std::string reason = fmt::format("GPU {} ({}): {}", gpu_->facts().index, gpu_->facts().name, why);
+  peers_.host->abort(reason);
+  peers_.comm->abort(reason);
+  leave(reason);
+}
+
+// Until the device has done all that it was given.
+void CudaRunner::settle() {
+  if (peers_.comm == nullptr) return gpu_->synchronize();
+  settle(gpu_->record());
+}
+
+// A device that waits for others is not waited for blindly.
+void CudaRunner::settle(const cuda::Event& end) {
+  if (peers_.comm == nullptr) return gpu_->wait(end);
+  const auto start = std::chrono::steady_clock::now();
+  while (!gpu_->done(end)) {
+    peers_.comm->check();
+    if (std::chrono::steady_clock::now() - start > peers_.timeout)
+      throw CommError(peers_.comm->rank(), peers_.comm->size(), "waiting for the device",
+                      fmt::format("nothing for {} s: the GPUs do not reach each other (NCCL_DEBUG=INFO shows "
+                                  "how they try; NCCL_P2P_DISABLE=1 makes them go through the host)",
+                                  std::chrono::duration<double>(peers_.timeout).count()));
+    std::this_thread::yield();
   }
 }
 
@@ -47,6 +101,21 @@ void CudaRunner::guarded(const std::function<void()>& body) {
   try {
     gpu_->make_current();
     body();
+  } catch (const std::exception& e) {
+    if (peers_.comm == nullptr) recover();
+    give_up(e.what());
+    throw;
+  } catch (...) {
+    if (peers_.comm == nullptr) recover();
+    give_up("an exception that is no std::exception");
+    throw;
+  }
+}
+
+// From what a body threw that is at hand.
+void CudaRunner::recover() {
+  try {
+    throw;
   } catch (const cuda::CudaError& e) {
     clean_up();
     if (!e.sticky()) throw;
@@ -98,7 +167,7 @@ void CudaRunner::forward(const Step& step) {
   place_results(f.shape);
   if (f.padded) {
     Graphs& graphs = graphs_[rows];
-    replay(graphs.forward, graphs.forward_warm, [&] { run_forward(batch, f.shape); });
+    replay(graphs.forward, graphs.forward_warm, [&] { run_forward(batch, f.shape); }, true);
   } else {
     run_forward(batch, f.shape);
   }
@@ -112,7 +181,7 @@ void CudaRunner::place_results(const cuda::StepShape& shape) {
   if (in_pieces(shape)) {
     hidden_ = make_tensor(scratch_.allocate_n<float>(static_cast<size_t>(tokens * hidden)), DType::kF32,
                           {tokens, hidden}, context_.device);
-  } else {
+  } else if (leads()) {
     logits_ = make_tensor(logits_memory_.data(), DType::kF32, {shape.logit_rows, info_.vocab_size},
                           context_.device);
   }
@@ -145,35 +214,52 @@ cuda::DeviceBatch CudaRunner::bounds(const Flight& f) const {
 }
 
 void CudaRunner::run_forward(const StepBatch& batch, const cuda::StepShape& shape) {
+  // What rank 0 sampled last.
+  if (peers_.comm != nullptr)
+    peers_.comm->broadcast(
+        std::as_writable_bytes(std::span(state_.last_token, static_cast<size_t>(state_.slots))), 0);
   cuda::begin_step(*gpu_, state_, shape);
   scratch_.reset(hidden_end_);
-  gpu_->pdl = gpu_->fast.pdl && batch.device->decode_rows == shape.rows && shape.rows <= options_.pdl_rows;
+  // NCCL's kernels do not know of those around them.
+  gpu_->pdl = gpu_->fast.pdl && peers_.comm == nullptr && batch.device->decode_rows == shape.rows &&
+              shape.rows <= options_.pdl_rows;
   model_->forward(context_, batch, *kv_, slots_, {.hidden_out = hidden_, .logits = logits_});
   gpu_->pdl = false;
 }
 
-// No graph when there is no memory for it, or something in it cannot be captured: then steps run without.
-cuda::Graph CudaRunner::capture(const std::function<void()>& body) {
+// No graph when there is no memory for it, or something in it cannot be captured: then steps run without. On
+// all ranks: they must replay alike.
+cuda::Graph CudaRunner::capture(const std::function<void()>& body, bool by_all) {
   std::string why;
+  cuda::Graph graph;
   try {
     gpu_->begin_capture();
     body();
-    return gpu_->end_capture();
+    graph = gpu_->end_capture();
   } catch (const std::bad_alloc& e) {
     why = e.what();
   } catch (const cuda::CudaError& e) {
     if (e.sticky()) throw;
     why = e.what();
   }
+  if (by_all && peers_.comm != nullptr) {
+    float without = graph ? 0 : 1;
+    peers_.host->all_reduce({&without, 1});
+    if (without == 0) return graph;
+    if (graph) why = "another rank has none";
+  } else if (graph) {
+    return graph;
+  }
   gpu_->pdl = false;
   gpu_->abandon_capture();
-  captures_ = false;
+  (by_all ? captures_ : captures_sampling_) = false;
+  if (peers_.comm == nullptr) captures_ = captures_sampling_ = false;
   log::warn("no more CUDA graphs, steps of sizes that have none run without: {}", why);
   return {};
 }
 
-void CudaRunner::replay(cuda::Graph& graph, bool& warm, const std::function<void()>& body) {
-  if (!graph && warm && captures_) graph = capture(body);
+void CudaRunner::replay(cuda::Graph& graph, bool& warm, const std::function<void()>& body, bool by_all) {
+  if (!graph && warm && (by_all ? captures_ : captures_sampling_)) graph = capture(body, by_all);
   if (graph) {
     gpu_->launch(graph);
   } else {
@@ -188,9 +274,19 @@ std::vector<float> CudaRunner::read_logits() {
   guarded([&] {
     // Not pinned: the copy is done when the call returns, or soon after.
     gpu_->copy_out(out.data(), logits_.data, out.size() * sizeof(float));
-    gpu_->synchronize();
+    settle();
   });
   return out;
+}
+
+bool CudaRunner::done(uint64_t step_id) {
+  DI_CHECK(in_flight_ > 0 && flight(0).id == step_id, "step {} is not the oldest in flight", step_id);
+  bool is_done = false;
+  guarded([&] {
+    is_done = gpu_->done(flight(0).done);
+    if (!is_done) peers_.comm->check();
+  });
+  return is_done;
 }
 
 StepOutput CudaRunner::wait(uint64_t step_id) {
@@ -200,7 +296,8 @@ StepOutput CudaRunner::wait(uint64_t step_id) {
   Flight& f = flight(0);
   first_ = (first_ + 1) % static_cast<int>(flights_.size());
   --in_flight_;
-  guarded([&] { gpu_->wait(f.done); });
+  guarded([&] { settle(f.done); });
+  if (!leads()) return {};
   const std::byte* out = f.output.data();
   const auto* token = reinterpret_cast<const int32_t*>(out);
   const auto* logprob = reinterpret_cast<const float*>(out + output_layout_.logprob);

@@ -3,8 +3,13 @@
 // A step is one copy of its arrays, a forward and a sample part, and one copy of the tokens back. All go to
 // the device's stream in order; the host only waits for the event behind the last. Tokens stay on the device
 // for the next step, so that it can be launched before the host has seen them.
+//
+// One of several (engine/cuda_ranks.h) it holds a rank's share of every layer. All ranks run the same steps,
+// each in a thread of its own with its own device; rank 0 samples, and the others get its tokens on the
+// device at the next step's beginning. What throws ends the group.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
@@ -14,6 +19,7 @@
 #include "backend/cuda/sample.h"
 #include "backend/cuda_gpu.h"
 #include "backend/cuda_step.h"
+#include "comm/nccl_communicator.h"
 #include "engine/measured_memory.h"
 #include "engine/model_runner.h"
 #include "engine/step_writer.h"
@@ -39,6 +45,13 @@ struct CudaRunnerOptions {
   PlanCache plan_cache;          // how much of what is left becomes KV cache
 };
 
+// What a rank of several has besides.
+struct CudaPeers {
+  std::unique_ptr<NcclCommunicator> comm;  // on the runner's stream
+  Communicator* host = nullptr;         // of the ranks' threads, while they are at work; outlives the runner
+  std::chrono::milliseconds timeout{};  // of a wait for the device that needs the others
+};
+
 // The rows that graphs are captured for.
 std::vector<int> graph_sizes(const CudaRunnerOptions& options);
 
@@ -47,7 +60,8 @@ class CudaRunner final : public ModelRunner {
   // `model` was loaded on `gpu`. Allocates all that steps need, runs the largest one, captures the first
   // graphs, then maps the KV cache that plan_cache asks for. kMemory.
   static Result<std::unique_ptr<CudaRunner>> create(std::unique_ptr<cuda::Gpu> gpu,
-                                                    std::unique_ptr<Model> model, CudaRunnerOptions options);
+                                                    std::unique_ptr<Model> model, CudaRunnerOptions options,
+                                                    CudaPeers peers = {});
   ~CudaRunner() override;  // waits for the device
 
   const Info& info() const override { return info_; }
@@ -56,7 +70,17 @@ class CudaRunner final : public ModelRunner {
 
   void launch_forward(const Step& step) override;
   void launch_sample(const Step& step) override;
-  StepOutput wait(uint64_t step_id) override;
+  StepOutput wait(uint64_t step_id) override;  // rank 0's alone has tokens
+
+  // Of ranks. The part of launch_sample that needs no other rank, and may fail for this step alone; it is
+  // not called, or before launch_sample.
+  void prepare_sample(const Step& step);
+  // A step whose forward was launched is not sampled.
+  void forget_step();
+  bool done(uint64_t step_id);  // the oldest in flight
+  // What the device waits for in vain ends: it can be freed. While no other thread is at work here.
+  void leave(const std::string& reason);
+
   HeldMemory held_memory() const override;
 
   // Logits of the last forward, [S, V], after all before it: for tests and for quality measurements.
@@ -115,7 +139,14 @@ class CudaRunner final : public ModelRunner {
   size_t capture_decode(int rows);
   size_t free_bytes();
 
+  bool leads() const { return peers_.comm == nullptr || peers_.comm->rank() == 0; }
+  void meet_ranks();
+  void settle();
+  void settle(const cuda::Event& end);
+  [[noreturn]] void recover();
   void guarded(const std::function<void()>& body);
+  void give_up(const char* why);
+  void drop_step();
   void clean_up();
   Flight& flight(int in_order) { return flights_[(first_ + in_order) % flights_.size()]; }
 
@@ -135,12 +166,13 @@ class CudaRunner final : public ModelRunner {
     return shape.logit_rows > piece_rows_ || shape.scored > 0;
   }
   cuda::DeviceBatch bounds(const Flight& f) const;
-  cuda::Graph capture(const std::function<void()>& body);
-  // Runs `body` as a graph of its own, once it ran without.
-  void replay(cuda::Graph& graph, bool& warm, const std::function<void()>& body);
+  cuda::Graph capture(const std::function<void()>& body, bool by_all);
+  // Runs `body` as a graph of its own, once it ran without. by_all: it has calls that all ranks make.
+  void replay(cuda::Graph& graph, bool& warm, const std::function<void()>& body, bool by_all);
   int graph_rows(const StepSummary& summary) const;
 
   std::unique_ptr<cuda::Gpu> gpu_;  // destroyed last
+  CudaPeers peers_;                 // and before it this, when no graph is left
   std::unique_ptr<Model> model_;
   CudaRunnerOptions options_;
   Info info_;
@@ -167,6 +199,8 @@ class CudaRunner final : public ModelRunner {
   std::vector<int> sizes_;          // of graphs; none: eager
   std::map<int, Graphs> graphs_;    // by rows
   bool captures_ = true;            // until one failed
+  bool captures_sampling_ = true;   // the same of what only rank 0 captures
+  bool prepared_ = false;          // by prepare_sample()
   cuda::DeviceBatch device_batch_;  // of the forward that was launched last
   StepSummary summary_;
   int32_t piece_rows_ = 0;  // rows that logits_memory_ holds

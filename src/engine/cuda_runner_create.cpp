@@ -67,7 +67,7 @@ struct TrialStep {
 
 Result<std::unique_ptr<CudaRunner>> CudaRunner::create(std::unique_ptr<cuda::Gpu> gpu,
                                                        std::unique_ptr<Model> model,
-                                                       CudaRunnerOptions options) {
+                                                       CudaRunnerOptions options, CudaPeers peers) {
   DI_CHECK(options.plan_cache != nullptr && options.max_model_len > 0 && options.max_num_seqs > 0 &&
                options.max_num_batched_tokens > 0 && options.max_in_flight > 0,
            "a runner for {} sequences of {} tokens, {} tokens a step, {} steps in flight",
@@ -75,12 +75,23 @@ Result<std::unique_ptr<CudaRunner>> CudaRunner::create(std::unique_ptr<cuda::Gpu
            options.max_in_flight);
   std::unique_ptr<CudaRunner> r(new CudaRunner);
   r->gpu_ = std::move(gpu);
+  r->peers_ = std::move(peers);
   r->model_ = std::move(model);
   r->options_ = std::move(options);
+  const auto fail = [&r](const char* why) {
+    if (r->peers_.comm != nullptr && r->lost_.empty()) r->give_up(why);
+  };
   try {
     r->gpu_->make_current();
-    DI_TRY(r->prepare());
+    const Result<void> ready = r->prepare();
+    if (ready) return r;
+    fail(ready.error().message.c_str());
+    return ready.error();
+  } catch (const CommError& e) {
+    fail(e.what());
+    throw;  // another rank knows why
   } catch (const std::bad_alloc& e) {
+    fail(e.what());
     return make_error(
         ErrorCode::kMemory,
         "GPU {} ({}): not enough memory for the largest step of {} tokens and {} sequences: {}: "
@@ -88,16 +99,22 @@ Result<std::unique_ptr<CudaRunner>> CudaRunner::create(std::unique_ptr<cuda::Gpu
         r->gpu_->facts().index, r->gpu_->facts().name, r->options_.max_num_batched_tokens,
         r->options_.max_num_seqs, e.what());
   } catch (const cuda::CudaError& e) {
+    fail(e.what());
     return make_error(ErrorCode::kMemory, "the first steps failed: GPU {} ({}): {}", r->gpu_->facts().index,
                       r->gpu_->facts().name, e.what());
   } catch (const DeviceLost& e) {
     return make_error(ErrorCode::kMemory, "the first steps failed: {}", e.what());
   }
-  return r;
+}
+
+// None begins what needs the others before all of them can.
+void CudaRunner::meet_ranks() {
+  float one = 1;
+  if (peers_.host != nullptr) peers_.host->all_reduce({&one, 1});
 }
 
 size_t CudaRunner::free_bytes() {
-  gpu_->synchronize();
+  settle();
   return gpu_->memory().free_bytes;
 }
 
@@ -126,6 +143,7 @@ Result<void> CudaRunner::prepare() {
 
   DI_TRY(map_blocks(kTrialBlocks + 1));
   free = free_bytes();
+  meet_ranks();
   run_largest_step();
   const size_t after_step = free_bytes();
   measured_.step = less(free, after_step);
@@ -153,12 +171,12 @@ Result<void> CudaRunner::reserve_cache() {
   const auto full = std::find_if(info_.groups.begin(), info_.groups.end(),
                                  [](const KvGroupSpec& g) { return g.kind == KvGroupSpec::Kind::kFull; });
   info_.tracks_tokens = full != info_.groups.end();
-  if (info_.tracks_tokens) {
+  if (info_.tracks_tokens && leads()) {
     DI_ASSIGN(history_range_, gpu_->reserve(static_cast<size_t>(blocks) * history_bytes));
     state_.history = reinterpret_cast<int32_t*>(history_range_.data());
     state_.history_group = static_cast<int32_t>(full - info_.groups.begin());
   }
-  measured_.block_bytes = block_bytes + (info_.tracks_tokens ? history_bytes : 0);
+  measured_.block_bytes = block_bytes + (state_.history != nullptr ? history_bytes : 0);
   measured_.granularity = kv_range_.granularity();
   measured_.block_size = info_.block_size;
   measured_.max_blocks = blocks;
@@ -196,17 +214,21 @@ Result<void> CudaRunner::allocate() {
   context_.gpu = gpu_.get();
   context_.activation = o.activation;
   context_.profiler = o.profiler;
+  context_.comm = peers_.comm.get();
   DI_TRY(allocate_state());
   const size_t row = static_cast<size_t>(info_.vocab_size) * sizeof(float);
   const auto most = static_cast<size_t>(std::max(o.max_num_seqs, std::min(kLeastPiece, largest_.scored)));
   const size_t fitting = o.logits_bytes == 0 ? most : o.logits_bytes / row;
   piece_rows_ = static_cast<int32_t>(std::clamp<size_t>(fitting, 1, most));
-  DI_ASSIGN(logits_memory_, gpu_->allocate(row * static_cast<size_t>(piece_rows_)));
+  if (leads()) {
+    DI_ASSIGN(logits_memory_, gpu_->allocate(row * static_cast<size_t>(piece_rows_)));
+  }
   DI_ASSIGN(Buffer scratch, gpu_->allocate(model_->scratch_bytes(
                                 context_, largest_.tokens, std::max(largest_.logit_rows, piece_rows_))));
   scratch_ = Arena(std::move(scratch), kAlign);
   context_.scratch = &scratch_;
   DI_TRY(allocate_flights());
+  if (!leads()) return {};
   return allocate_sampler(kListWordsPerRow * o.max_num_seqs);
 }
 
@@ -250,6 +272,11 @@ Result<void> CudaRunner::allocate_state() {
 }
 
 Result<void> CudaRunner::allocate_flights() {
+  flights_.resize(static_cast<size_t>(options_.max_in_flight));
+  for (Flight& f : flights_) {
+    DI_ASSIGN(f.step_block, gpu_->allocate_pinned(step_block_bytes(largest_, delta_room_)));
+  }
+  if (!leads()) return {};
   const size_t rows = static_cast<size_t>(options_.max_num_seqs);
   OutputLayout& out = output_layout_;
   out.logprob = round_up(rows * sizeof(int32_t), 16);
@@ -267,9 +294,7 @@ Result<void> CudaRunner::allocate_flights() {
   score.bytes = score.top_logprob + scored * kMaxTopLogprobs * sizeof(float);
   DI_ASSIGN(score_memory_, gpu_->allocate(score.bytes));
   gpu_->fill(score_memory_.data(), 0, score.bytes);
-  flights_.resize(static_cast<size_t>(options_.max_in_flight));
   for (Flight& f : flights_) {
-    DI_ASSIGN(f.step_block, gpu_->allocate_pinned(step_block_bytes(largest_, delta_room_)));
     DI_ASSIGN(f.output, gpu_->allocate_pinned(out.bytes));
     DI_ASSIGN(f.scores, gpu_->allocate_pinned(score.bytes));
   }

@@ -13,10 +13,20 @@ void CudaRunner::launch_sample(const Step& step) {
   ++in_flight_;
 }
 
+void CudaRunner::prepare_sample(const Step& step) {
+  if (!lost_.empty()) throw DeviceLost(lost_);
+  Flight& f = flight(in_flight_);
+  DI_CHECK(leads() && f.id == step.id, "sample of step {} after forward of step {}", step.id, f.id);
+  gpu_->make_current();
+  pack_samples(step, f);
+  prepared_ = true;
+}
+
 void CudaRunner::sample(const Step& step) {
   Flight& f = flight(in_flight_);
   DI_CHECK(f.id == step.id, "sample of step {} after forward of step {}", step.id, f.id);
-  pack_samples(step, f);
+  if (leads() && !prepared_) pack_samples(step, f);
+  prepared_ = false;
   if (f.shape.scored > 0) {
     for (const StepRow& row : step.rows)
       if (!row.targets.empty())
@@ -24,10 +34,13 @@ void CudaRunner::sample(const Step& step) {
     run_scores(f);
   }
   if (f.shape.logit_rows > 0) {
-    if (f.padded) {
+    // With pieces the head is here, and what all ranks call in it; then no rank has a graph.
+    if (f.padded && !(peers_.comm != nullptr && in_pieces(f.shape))) {
       Graphs& graphs = graphs_[f.shape.rows];
-      replay(f.shaped ? graphs.shaped : graphs.sample, f.shaped ? graphs.shaped_warm : graphs.sample_warm,
-             [&] { run_sample(f); });
+      if (leads())
+        replay(
+            f.shaped ? graphs.shaped : graphs.sample, f.shaped ? graphs.shaped_warm : graphs.sample_warm,
+            [&] { run_sample(f); }, false);
     } else {
       run_sample(f);
     }
@@ -73,7 +86,7 @@ void CudaRunner::pack_samples(const Step& step, Flight& f) {
   cuda::Packed packed = cuda::pack_sample_block(sample_rows_, packing, f.sample_block.data());
   if (!packed.fits) {
     // Long lists of biases. Steps in flight read the old block, and graphs know its address.
-    gpu_->synchronize();
+    settle();
     for (auto& [rows, graphs] : graphs_) graphs.sample = {}, graphs.shaped = {};
     if (Result<void> grown = allocate_sampler(2 * packed.list_words); !grown)
       throw cuda::CudaOutOfMemory(grown.error().message);
@@ -93,13 +106,14 @@ void CudaRunner::pack_samples(const Step& step, Flight& f) {
 
 // Where logits come in pieces, the head belongs to this half: their memory is used again for each piece.
 void CudaRunner::run_sample(const Flight& f) {
+  if (!leads() && !in_pieces(f.shape)) return;
   const int32_t rows = f.shape.logit_rows;
   for (int32_t first = 0; first < rows; first += piece_rows_) {
     const int32_t count = std::min(piece_rows_, rows - first);
     const Tensor logits = in_pieces(f.shape) ? piece_of(f, first, count, false)
                                              : make_tensor(logits_memory_.data(), DType::kF32,
                                                            {count, info_.vocab_size}, context_.device);
-    sample_rows(first, logits, f.shaped);
+    if (leads()) sample_rows(first, logits, f.shaped);
   }
 }
 
@@ -112,16 +126,20 @@ Tensor CudaRunner::piece_of(const Flight& f, int32_t first, int32_t count, bool 
   StepBatch batch = writer_->batch(f.shape, f.step_block.data());
   batch.logit_token = {(scores ? host.scored_token : host.logit_token) + first, static_cast<size_t>(count)};
   batch.device = &device;
-  const Tensor logits =
-      make_tensor(logits_memory_.data(), DType::kF32, {count, info_.vocab_size}, context_.device);
+  Tensor logits;
+  if (leads())
+    logits = make_tensor(logits_memory_.data(), DType::kF32, {count, info_.vocab_size}, context_.device);
   scratch_.reset(hidden_end_);
   model_->head(context_, batch, hidden_, logits);
   return logits;
 }
 
 void CudaRunner::run_scores(const Flight& f) {
-  for (int32_t first = 0; first < f.shape.scored; first += piece_rows_)
-    score_rows(first, piece_of(f, first, std::min(piece_rows_, f.shape.scored - first), true));
+  for (int32_t first = 0; first < f.shape.scored; first += piece_rows_) {
+    const Tensor logits = piece_of(f, first, std::min(piece_rows_, f.shape.scored - first), true);
+    if (leads()) score_rows(first, logits);
+  }
+  if (!leads()) return;
   gpu_->copy_out(f.scores.data(), score_memory_.data(), score_layout_.bytes);
 }
 

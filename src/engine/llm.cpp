@@ -141,11 +141,13 @@ Result<LoadedRunner> load_on_device(const Config& config, Checkpoint& checkpoint
         "gpu.pipeline_parallel_size: got {}, expected 1 on a GPU: this build has pipelines of CPUs "
         "alone (gpu.device cpu)",
         config.gpu.pipeline_parallel_size);
-  DI_ASSIGN(LoadedRunner loaded, on_gpu
+  const bool several = on_gpu && config.gpu.tensor_parallel_size > 1;
+  DI_ASSIGN(LoadedRunner loaded, several ? load_on_gpus(config, checkpoint, std::move(gpu), choice, profiler)
+                                 : on_gpu
                                      ? load_on_gpu(config, checkpoint, std::move(gpu), *choice.gpu, profiler)
                                      : load_on_cpu(config, checkpoint, profiler));
   loaded.on_gpu = on_gpu;
-  log_other_gpus(choice);
+  if (!several) log_other_gpus(choice);
   return loaded;
 }
 

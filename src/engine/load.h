@@ -28,6 +28,12 @@ Result<LoadedRunner> load_on_cpu(const Config& config, const Checkpoint& checkpo
 Result<LoadedRunner> load_on_gpu(const Config& config, const Checkpoint& checkpoint,
                                  std::unique_ptr<cuda::Gpu> gpu, const GpuInfo& info, Profiler* profiler);
 
+// The same on gpu.tensor_parallel_size GPUs, `gpu` and those behind it. kConfig, kMemory, kUnavailable
+// (NCCL).
+Result<LoadedRunner> load_on_gpus(const Config& config, const Checkpoint& checkpoint,
+                                  std::unique_ptr<cuda::Gpu> gpu, const DeviceChoice& choice,
+                                  Profiler* profiler);
+
 // What of a checkpoint is in a fingerprint, and what besides decides bits.
 std::string fingerprint_of(const Checkpoint& checkpoint, const std::string& kernels);
 

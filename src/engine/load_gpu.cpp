@@ -1,3 +1,5 @@
+#include "engine/load_gpu.h"
+
 #include <algorithm>
 #include <exception>
 
@@ -9,8 +11,6 @@
 #include "device/gpu_text.h"
 #include "device/tuning.h"
 #include "engine/cuda_runner.h"
-#include "engine/load.h"
-#include "engine/load_plan.h"
 #include "engine/memory_plan.h"
 #include "model/model.h"
 #include "model/quantization.h"
@@ -83,13 +83,80 @@ MemoryRequest gpu_memory_request(const Config& c, const GpuInfo& gpu, const GpuT
 
 namespace {
 
+// Of the GPU's memory; of the host's there is other advice to give.
+bool is_of_device(const Error& error) {
+  return error.code == ErrorCode::kMemory && error.message.starts_with("GPU ");
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Model>> pack_model(const GpuJob& job, cuda::Gpu& gpu, Communicator* ranks) {
+  const int wanted = job.config.cpu.threads, all = wanted != 0 ? wanted : machine_limits().threads;
+  ThreadPool pool(std::max(ranks == nullptr ? all : all / ranks->size(), 1));  // steps run without
+  Context context{.device = {Device::Kind::kCuda, gpu.facts().index},
+                  .pool = &pool,
+                  .gpu = &gpu,
+                  .comm = ranks,
+                  .activation = job.types.activation};
+  auto model = make_model(job.checkpoint.config, job.checkpoint.weights, context);
+  cuda::release_staging(gpu);
+  job.checkpoint.weights.release_pages();
+  if (!model && is_of_device(model.error()))
+    return with_smaller_steps(std::move(model).error(), 0, 0, job.request);
+  return model;
+}
+
+Result<void> check_card(const GpuJob& job, const cuda::Gpu& gpu, int ranks) {
+  const cuda::MemoryInfo memory = gpu.memory_at_open();
+  DI_TRY(check_free_memory(memory.free_bytes, memory.total_bytes, job.request));
+  return check_weights(gpu_weight_bytes(job.checkpoint.weights) / static_cast<size_t>(ranks),
+                       memory.free_bytes, memory.total_bytes, job.request);
+}
+
+CudaRunnerOptions runner_options(const GpuJob& job) {
+  const Config::Gpu& settings = job.config.gpu;
+  return {.max_num_seqs = settings.max_num_seqs,
+          .max_num_batched_tokens = settings.max_num_batched_tokens,
+          .max_model_len = job.max_model_len,
+          .block_size = settings.block_size,
+          .kv_dtype = job.types.kv,
+          .activation = job.types.activation,
+          .enforce_eager = !job.tuning.cuda_graphs,
+          .graph_sizes = job.tuning.graph_sizes,
+          .pdl_rows = job.tuning.pdl_max_batch,
+          .logits_bytes = job.tuning.logits_bytes,
+          .profiler = job.profiler,
+          .plan_cache = [request = job.request](const MeasuredMemory& measured) {
+            return plan_cache(measured, request);
+          }};
+}
+
+Result<GpuJob> make_gpu_job(const Config& config, const Checkpoint& checkpoint, const GpuInfo& info,
+                            Profiler* profiler) {
+  GpuJob job{.config = config, .checkpoint = checkpoint, .tuning = resolve_tuning(config.gpu, info)};
+  if (!job.tuning.warning.empty()) log::warn("{}", job.tuning.warning);
+  DI_TRY(check_gpu_model(checkpoint.config));
+  DI_TRY(check_gpu_block_size(config.gpu.block_size));
+  DI_ASSIGN(job.types, gpu_types(config, checkpoint.config, job.tuning));
+  DI_ASSIGN(job.max_model_len, wanted_model_len(config, checkpoint.config));
+  job.request = gpu_memory_request(config, info, job.tuning, checkpoint, job.types.kv);
+  job.profiler = profiler;
+  return job;
+}
+
+std::string memory_text(const MeasuredMemory& m) {
+  const auto gib = [](size_t bytes) { return static_cast<double>(bytes) / kGiB; };
+  return fmt::format("weights {:.2f} GiB, buffers {:.2f}, step {:.2f}, graphs {:.2f}", gib(m.weights),
+                     gib(m.fixed), gib(m.step), gib(m.graphs + m.later_graphs));
+}
+
+namespace {
+
 LoadSummary summary_of(const GpuInfo& gpu, const CudaRunner& runner, DType kv) {
   const MeasuredMemory& m = runner.measured();
-  const auto gib = [](size_t bytes) { return static_cast<double>(bytes) / kGiB; };
   return {.device =
               fmt::format("cuda:{} {} (compute capability {})", gpu.id, gpu.name, to_string(*gpu.capability)),
-          .memory = fmt::format("weights {:.2f} GiB, buffers {:.2f}, step {:.2f}, graphs {:.2f}",
-                                gib(m.weights), gib(m.fixed), gib(m.step), gib(m.graphs + m.later_graphs)),
+          .memory = memory_text(m),
           .weight_bytes = static_cast<int64_t>(m.weights),
           .kv_bytes = static_cast<int64_t>(m.block_bytes) * runner.info().num_blocks,
           .kv_blocks = runner.info().num_blocks,
@@ -97,63 +164,17 @@ LoadSummary summary_of(const GpuInfo& gpu, const CudaRunner& runner, DType kv) {
           .kv_dtype = std::string(info(kv).name)};
 }
 
-// Of the GPU's memory; of the host's there is other advice to give.
-bool is_of_device(const Error& error) {
-  return error.code == ErrorCode::kMemory && error.message.starts_with("GPU ");
-}
-
-struct Job {
-  const Config& config;
-  const Checkpoint& checkpoint;
-  const GpuTuning& tuning;
-  GpuTypes types;
-  int max_model_len = 0;
-  MemoryRequest request;
-  Profiler* profiler = nullptr;
-};
-
-// Packs the weights onto the device. Their checkpoint is not read again.
-Result<std::unique_ptr<Model>> pack_model(const Job& job, cuda::Gpu& gpu) {
-  const int wanted = job.config.cpu.threads;
-  ThreadPool pool(wanted != 0 ? wanted : machine_limits().threads);  // steps run without
-  Context context{.device = {Device::Kind::kCuda, gpu.facts().index},
-                  .pool = &pool,
-                  .gpu = &gpu,
-                  .activation = job.types.activation};
-  auto model = make_model(job.checkpoint.config, job.checkpoint.weights, context);
-  cuda::release_staging(gpu);
-  job.checkpoint.weights.release_pages();
-  return model;
-}
-
-Result<std::unique_ptr<CudaRunner>> make_runner(const Job& job, std::unique_ptr<cuda::Gpu> gpu) {
-  const cuda::MemoryInfo memory = gpu->memory_at_open();
-  DI_TRY(check_free_memory(memory.free_bytes, memory.total_bytes, job.request));
-  DI_TRY(check_weights(gpu_weight_bytes(job.checkpoint.weights), memory.free_bytes, memory.total_bytes,
-                       job.request));
-  auto model = pack_model(job, *gpu);
-  if (!model && is_of_device(model.error()))
-    return with_smaller_steps(std::move(model).error(), 0, 0, job.request);
-  if (!model) return std::move(model).error();
+Result<std::unique_ptr<CudaRunner>> make_runner(const GpuJob& job, std::unique_ptr<cuda::Gpu> gpu) {
+  DI_TRY(check_card(job, *gpu, 1));
+  DI_ASSIGN(std::unique_ptr<Model> model, pack_model(job, *gpu, nullptr));
   const Config::Gpu& settings = job.config.gpu;
   const auto planned = std::make_shared<bool>(false);  // the runner keeps the function
-  auto runner =
-      CudaRunner::create(std::move(gpu), std::move(*model),
-                         {.max_num_seqs = settings.max_num_seqs,
-                          .max_num_batched_tokens = settings.max_num_batched_tokens,
-                          .max_model_len = job.max_model_len,
-                          .block_size = settings.block_size,
-                          .kv_dtype = job.types.kv,
-                          .activation = job.types.activation,
-                          .enforce_eager = !job.tuning.cuda_graphs,
-                          .graph_sizes = job.tuning.graph_sizes,
-                          .pdl_rows = job.tuning.pdl_max_batch,
-                          .logits_bytes = job.tuning.logits_bytes,
-                          .profiler = job.profiler,
-                          .plan_cache = [planned, request = job.request](const MeasuredMemory& measured) {
-                            *planned = true;
-                            return plan_cache(measured, request);
-                          }});
+  CudaRunnerOptions options = runner_options(job);
+  options.plan_cache = [planned, plan = options.plan_cache](const MeasuredMemory& measured) {
+    *planned = true;
+    return plan(measured);
+  };
+  auto runner = CudaRunner::create(std::move(gpu), std::move(model), std::move(options));
   if (!runner && !*planned && is_of_device(runner.error()))
     return with_smaller_steps(std::move(runner).error(), settings.max_num_seqs,
                               settings.max_num_batched_tokens, job.request);
@@ -164,20 +185,7 @@ Result<std::unique_ptr<CudaRunner>> make_runner(const Job& job, std::unique_ptr<
 
 Result<LoadedRunner> load_on_gpu(const Config& config, const Checkpoint& checkpoint,
                                  std::unique_ptr<cuda::Gpu> gpu, const GpuInfo& info, Profiler* profiler) {
-  const GpuTuning tuning = resolve_tuning(config.gpu, info);
-  if (!tuning.warning.empty()) log::warn("{}", tuning.warning);
-  if (config.gpu.tensor_parallel_size != 1)
-    return make_error(ErrorCode::kConfig,
-                      "gpu.tensor_parallel_size: got {}, expected 1 on a GPU: this build shares layers among "
-                      "ranks of a CPU only (gpu.device cpu)",
-                      config.gpu.tensor_parallel_size);
-  DI_TRY(check_gpu_model(checkpoint.config));
-  DI_TRY(check_gpu_block_size(config.gpu.block_size));
-  DI_ASSIGN(const GpuTypes types, gpu_types(config, checkpoint.config, tuning));
-  DI_ASSIGN(const int max_model_len, wanted_model_len(config, checkpoint.config));
-  const Job job{config,  checkpoint,    tuning,
-                types,   max_model_len, gpu_memory_request(config, info, tuning, checkpoint, types.kv),
-                profiler};
+  DI_ASSIGN(const GpuJob job, make_gpu_job(config, checkpoint, info, profiler));
   try {
     DI_ASSIGN(std::unique_ptr<CudaRunner> runner, make_runner(job, std::move(gpu)));
     const DType kv = runner->info().groups.front().dtype;

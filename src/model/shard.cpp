@@ -77,7 +77,10 @@ size_t decoder_scratch_bytes(const ModelConfig& c, const Shard& s, const Context
   const int64_t columns = c.hidden + c.head_dim + 2 * q + ffn;
   const int64_t widest = std::max<int64_t>({c.hidden, ffn, q});
   const int64_t rows = std::max<int64_t>({q + 2 * kv, 2 * ffn, c.vocab_size});
-  const int64_t sent = s.rank == 0 ? 0 : logit_rows * s.vocab_of[s.rank].count;    // to rank 0
+  int64_t sent = s.rank == 0 ? 0 : logit_rows * s.vocab_of[s.rank].count;  // to rank 0
+  // Which has room for another rank's logits on a GPU; threads write them where they belong.
+  if (s.rank == 0 && !context.device.is_cpu())
+    for (int r = 1; r < s.ranks; ++r) sent = std::max(sent, logit_rows * s.vocab_of[r].count);
   return static_cast<size_t>(tokens * columns + sent) * sizeof(float) + 8 * 256 +  // what alignment may cost
          ops::scratch_bytes(context, tokens, logit_rows, widest, rows);
 }

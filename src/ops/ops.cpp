@@ -47,15 +47,13 @@ void check_groups(const HeadGroups& g, int heads, int kv_heads, bool cpu) {
   DI_CHECK(g.size > 0 && g.skip >= 0 && g.skip < g.size && (g.skip + heads - 1) / g.size + 1 == kv_heads,
            "attention: {} query heads in groups of {}, without {}, over {} KV heads", heads, g.size, g.skip,
            kv_heads);
-  DI_CHECK(cpu || g.size * kv_heads == heads, "attention: groups of {} for {} heads, uneven on a GPU", g.size,
-           heads);
+  DI_CHECK(cpu || kv_heads == 1 || (g.skip == 0 && g.size * kv_heads == heads),
+           "attention: groups of {} for {} heads, uneven on a GPU", g.size, heads);
 }
 
 // The communicator when there is anything to talk about.
 Communicator* peers(Context& context) {
-  if (context.comm == nullptr || context.comm->size() == 1) return nullptr;
-  DI_CHECK(on_cpu(context), "several ranks on a GPU");
-  return context.comm;
+  return context.comm == nullptr || context.comm->size() == 1 ? nullptr : context.comm;
 }
 
 // Those among whom a vocabulary is dealt; null: nobody.
@@ -115,7 +113,7 @@ void embed(Context& context, const EmbedParams& p) {
   part.own = p.vocab[comm->rank()];
   DI_CHECK(part.own.count == p.table->rows, "embed: {} tokens of a table of {} rows", part.own.count,
            p.table->rows);
-  cpu::embed(context, part);
+  on_cpu(context) ? cpu::embed(context, part) : cuda::embed(context, part);
   comm->all_reduce(values_of(p.out));
 }
 
@@ -180,7 +178,7 @@ void project(Context& context, const ProjectParams& p) {
   ProjectParams own = p;
   own.replace = comm->rank() != 0;
   if (own.replace) own.bias = {};
-  cpu::project(context, own);
+  on_cpu(context) ? cpu::project(context, own) : cuda::project(context, own);
   comm->all_reduce(values_of(p.residual));
 }
 
@@ -197,9 +195,12 @@ void gate_up(Context& context, const GateUpParams& p) {
 
 namespace {
 
+std::span<std::byte> bytes(float* values, int64_t n) {
+  return std::as_writable_bytes(std::span(values, static_cast<size_t>(n)));
+}
+
 // The columns of the logits that other ranks have come to rank 0, row by row into their place.
 void gather_logits(Communicator& comm, const HeadParams& p, const Tensor& own) {
-  const auto bytes = [](float* values, int64_t n) { return std::as_writable_bytes(std::span(values, n)); };
   const int64_t rows = own.shape[0];
   if (comm.rank() != 0) {
     for (int64_t s = 0; s < rows; ++s) comm.send(bytes(own.row<float>(s), own.shape[1]), 0);
@@ -208,6 +209,22 @@ void gather_logits(Communicator& comm, const HeadParams& p, const Tensor& own) {
   for (int r = 1; r < comm.size(); ++r)
     for (int64_t s = 0; s < rows; ++s)
       comm.receive(bytes(p.logits.row<float>(s) + p.vocab[r].first, p.vocab[r].count), r);
+}
+
+// On GPUs all rows at once: what a message costs is time, not bytes.
+void gather_on_gpu(Context& context, Communicator& comm, const HeadParams& p, const Tensor& own) {
+  const int64_t rows = own.shape[0];
+  if (comm.rank() != 0) return comm.send(bytes(own.as<float>(), own.elems()), 0);
+  for (int r = 1; r < comm.size(); ++r) {
+    Arena& arena = *context.scratch;
+    const size_t mark = arena.used();
+    const Interval& theirs = p.vocab[static_cast<size_t>(r)];
+    float* const room = arena.allocate_n<float>(static_cast<size_t>(rows * theirs.count));
+    comm.receive(bytes(room, rows * theirs.count), r);
+    cuda::place_columns(context, make_tensor(room, DType::kF32, {rows, theirs.count}, context.device),
+                        p.logits, theirs.first);
+    arena.reset(mark);
+  }
 }
 
 void head_of_rank(Context& context, Communicator& comm, const HeadParams& p) {
@@ -225,8 +242,13 @@ void head_of_rank(Context& context, Communicator& comm, const HeadParams& p) {
     float* const room = arena.allocate_n<float>(static_cast<size_t>(rows * mine.count));
     own.logits = make_tensor(room, DType::kF32, {rows, mine.count}, context.device);
   }
-  cpu::head(context, own);
-  gather_logits(comm, p, own.logits);
+  if (on_cpu(context)) {
+    cpu::head(context, own);
+    gather_logits(comm, p, own.logits);
+  } else {
+    cuda::head(context, own);
+    gather_on_gpu(context, comm, p, own.logits);
+  }
   arena.reset(mark);
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace deepinfer::emulation {
 
@@ -23,11 +24,12 @@ void set_seed(uint64_t seed);
 int take_failures();
 
 struct MachineConfig {
-  int device_count = 1;  // all alike
+  int device_count = 1;  // all alike, but for:
   std::string name = "Emulated GPU";
   int major = 9, minor = 0;  // compute capability
   int multiprocessors = 4;
   size_t total_memory = size_t{1} << 30;
+  std::vector<size_t> memory_of = {};   // of each device, where they differ from total_memory
   size_t used_by_others = 0;            // of total_memory
   size_t shared_per_block = 227 << 10;  // with opt-in
   int driver_version = 13000;           // 0: no driver
@@ -46,9 +48,26 @@ void fail_allocation(int n);
 // The n-th kernel that starts from now faults with this error (cudaErrorIllegalAddress: 700), for good.
 void fail_kernel(int n, int error = 700);
 
+// What NCCL's stand-in does wrong, from its rank's n-th operation from now on (0: the next one).
+struct NcclFault {
+  enum class Kind {
+    kNone,
+    kCall,   // the call returns an error
+    kLate,   // the call is fine; ncclCommGetAsyncError tells of an error
+    kSilent  // the operation never comes to the others
+  };
+  Kind kind = Kind::kNone;
+  int rank = 0;
+  int n = 0;
+};
+void fail_nccl(const NcclFault& fault);
+// ncclCommInitRank of this rank fails once.
+void fail_nccl_init(int rank);
+
 struct MachineCounts {
   int64_t kernels = 0, copies = 0, graph_launches = 0;  // that have run
   size_t functions = 0;          // different kernels that were launched or captured: whose code is loaded
+  int64_t exchanges = 0;         // of NCCL's stand-in that have run, each counted once
   int64_t early_starts = 0;      // dependents that started before the kernel in front of them
   int64_t allocations = 0;       // calls that allocated, ever
   int64_t live_allocations = 0;  // of device, pinned and virtual memory

@@ -1,8 +1,15 @@
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
+#include <optional>
 #include <string>
+#include <thread>
 
 #include "emulation/runtime.h"
+
+#if __has_feature(address_sanitizer)
+#include <sanitizer/asan_interface.h>
+#endif
 
 namespace deepinfer::emulation {
 
@@ -38,10 +45,33 @@ int& current_device() {
 
 void reset_machine(const MachineConfig& config) {
   const std::lock_guard lock(machine_mutex());
+  machine().enter(-1);
   reset_virtual_memory();
   machine_slot() = std::make_unique<Machine>(config);
+  nccl_fault() = {};
+  nccl_init_to_fail() = -1;
   last_error() = cudaSuccess;
   current_device() = 0;
+}
+
+NcclFault& nccl_fault() {
+  static NcclFault fault;
+  return fault;
+}
+
+int& nccl_init_to_fail() {
+  static int rank = -1;
+  return rank;
+}
+
+void fail_nccl(const NcclFault& fault) {
+  const std::lock_guard lock(machine_mutex());
+  nccl_fault() = fault;
+}
+
+void fail_nccl_init(int rank) {
+  const std::lock_guard lock(machine_mutex());
+  nccl_init_to_fail() = rank;
 }
 
 void fail_allocation(int n) {
@@ -74,14 +104,18 @@ cudaError_t runtime_call(const std::function<cudaError_t()>& body) {
   Machine& m = machine();
   if (m.config.driver_version < 13000) return note(cudaErrorInsufficientDriver);
   if (m.config.device_count == 0) return note(cudaErrorNoDevice);
-  if (m.sticky != cudaSuccess) return note(m.sticky);
+  const int device = current_device();
+  if (m.sticky(device) != cudaSuccess) return note(m.sticky(device));
   const cudaError_t error = body();
-  if (error == cudaSuccess && m.sticky != cudaSuccess) return note(m.sticky);
+  if (error == cudaSuccess && m.sticky(device) != cudaSuccess) return note(m.sticky(device));
   return note(error);
 }
 
 Machine::Machine(const MachineConfig& c)
-    : config(c), used_(static_cast<size_t>(std::max(c.device_count, 1))), random_(draw_seed()) {
+    : config(c),
+      used_(static_cast<size_t>(std::max(c.device_count, 1))),
+      sticky_(used_.size(), cudaSuccess),
+      random_(draw_seed()) {
   for (size_t i = 0; i < used_.size(); ++i) {
     streams_.push_back(std::make_unique<Stream>());
     streams_.back()->device = static_cast<int>(i);
@@ -179,6 +213,7 @@ void Machine::add(const OpPtr& op, const std::vector<OpPtr>& after) {
 
 OpPtr Machine::submit_op(Stream& stream, Work work, const std::vector<OpPtr>& also_after) {
   auto op = std::make_shared<Op>();
+  work.device = stream.device;
   op->work = std::make_shared<const Work>(std::move(work));
   std::vector<OpPtr> after = also_after;
   after.push_back(stream.last);
@@ -203,6 +238,7 @@ void Machine::submit(Stream& stream, Work work) {
     return;
   }
   Graph& graph = stream.capture->graph;
+  work.device = stream.device;
   Node node{.work = std::make_shared<const Work>(std::move(work)), .after = stream.tail};
   node.programmatic =
       node.work->kernel.pdl && node.after.size() == 1 && graph.nodes[node.after[0]].work->kernel.body;
@@ -250,9 +286,10 @@ void Machine::start_dependents(const Op& op) {
 void Machine::run_kernel(const OpPtr& op) {
   const KernelLaunch& kernel = op->work->kernel;
   if (kernels_to_fault >= 0 && kernels_to_fault-- == 0) {
-    sticky = fault;
+    sticky(op->work->device) = fault;
     return;
   }
+  enter(op->work->device);
   start_dependents(*op);
   if (!op->grid) op->grid = std::make_unique<Grid>(kernel);
   op->grid->run();
@@ -262,17 +299,29 @@ void Machine::run_kernel(const OpPtr& op) {
 }
 
 void Machine::execute(const OpPtr& op) {
+  if (op->work->held && sticky(op->work->device) == cudaSuccess) {
+    ++held_;
+    op->work->held(op);
+    return;
+  }
   struct Finish {
     Machine& machine;
     Op& op;
     ~Finish() { machine.finish(op); }
   } finish_at_end{*this, *op};
-  if (sticky != cudaSuccess) return;
+  if (sticky(op->work->device) != cudaSuccess) return;
   microseconds += 0.5;
-  if (op->work->kernel.body)
+  if (op->work->kernel.body) {
     run_kernel(op);
-  else if (op->work->other)
+  } else if (op->work->other) {
+    enter(-1);
     op->work->other();
+  }
+}
+
+void Machine::release(const OpPtr& op) {
+  --held_;
+  finish(*op);
 }
 
 bool Machine::run_one() {
@@ -285,8 +334,22 @@ bool Machine::run_one() {
 }
 
 void Machine::wait(const OpPtr& op) {
-  while (op && !op->done)
-    if (!run_one()) throw_failure("the host waits for work that can never run");
+  using Clock = std::chrono::steady_clock;
+  constexpr std::chrono::seconds kPatience{30};
+  std::optional<Clock::time_point> since;
+  while (op && !op->done) {
+    if (run_one()) {
+      since.reset();
+      continue;
+    }
+    const auto now = Clock::now();
+    if (!since) since = now;
+    if (held_ == 0 || now - *since > kPatience) throw_failure("the host waits for work that can never run");
+    // Under runtime_call(), which holds it once.
+    machine_mutex().unlock();
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+    machine_mutex().lock();
+  }
 }
 
 void Machine::run_some() {
@@ -305,7 +368,28 @@ bool Machine::next_allocation_fails() {
 
 size_t Machine::free_bytes(int device) const {
   const size_t taken = used_[static_cast<size_t>(device)] + config.used_by_others;
-  return taken < config.total_memory ? config.total_memory - taken : 0;
+  const size_t total = total_bytes(device);
+  return taken < total ? total - taken : 0;
+}
+
+size_t Machine::total_bytes(int device) const {
+  const auto at = static_cast<size_t>(device);
+  return at < config.memory_of.size() ? config.memory_of[at] : config.total_memory;
+}
+
+void Machine::enter(int device) {
+#if __has_feature(address_sanitizer)
+  if (config.device_count < 2 || device == entered_) return;
+  for (const auto& [start, a] : allocations) {
+    auto* const p = reinterpret_cast<void*>(start);
+    if (a.kind == MemoryKind::kPinned) continue;
+    if (device >= 0 && a.device != device)
+      __asan_poison_memory_region(p, a.bytes);
+    else
+      __asan_unpoison_memory_region(p, a.bytes);
+  }
+#endif
+  entered_ = device;
 }
 
 bool Machine::take_bytes(int device, size_t bytes) {
@@ -321,10 +405,12 @@ void Machine::give_bytes(int device, size_t bytes) {
 }
 
 void Machine::add_allocation(void* p, size_t bytes, MemoryKind kind, int device) {
+  enter(-1);
   allocations[reinterpret_cast<uintptr_t>(p)] = {bytes, kind, device, ++ids_};
 }
 
 void Machine::remove_allocation(void* p) {
+  enter(-1);
   allocations.erase(reinterpret_cast<uintptr_t>(p));
 }
 
@@ -347,6 +433,7 @@ cudaError_t Machine::free(void* p, MemoryKind kind) {
   const auto found = allocations.find(reinterpret_cast<uintptr_t>(p));
   if (found == allocations.end() || found->second.kind != kind) return cudaErrorInvalidValue;
   if (kind == MemoryKind::kDevice) give_bytes(found->second.device, found->second.bytes);
+  enter(-1);
   fill_poison(p, found->second.bytes);
   allocations.erase(found);
   std::free(p);
@@ -387,12 +474,14 @@ extern "C" {
 cudaError_t cudaGetLastError() {
   const std::lock_guard lock(em::machine_mutex());
   const cudaError_t error = std::exchange(em::last_error(), cudaSuccess);
-  return em::machine().sticky != cudaSuccess ? em::machine().sticky : error;
+  const cudaError_t sticky = em::machine().sticky(em::current_device());
+  return sticky != cudaSuccess ? sticky : error;
 }
 
 cudaError_t cudaPeekAtLastError() {
   const std::lock_guard lock(em::machine_mutex());
-  return em::machine().sticky != cudaSuccess ? em::machine().sticky : em::last_error();
+  const cudaError_t sticky = em::machine().sticky(em::current_device());
+  return sticky != cudaSuccess ? sticky : em::last_error();
 }
 
 }  // extern "C"

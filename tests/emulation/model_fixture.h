@@ -91,7 +91,10 @@ inline std::vector<int32_t> random_tokens(std::mt19937_64& random, int count, in
 // Sequences that are fed by hand, so that the logits of many positions are seen.
 class Feeder {
  public:
-  Feeder(CudaRunner& runner, int sequences, int tokens, uint64_t seed) : runner_(runner) {
+  // Runner: what has read_logits().
+  template <class Runner>
+  Feeder(Runner& runner, int sequences, int tokens, uint64_t seed)
+      : runner_(runner), read_logits_([&runner] { return runner.read_logits(); }) {
     std::mt19937_64 random(seed);
     int32_t block = 0;
     for (int i = 0; i < sequences; ++i) {
@@ -121,7 +124,7 @@ class Feeder {
     runner_.launch_forward(step);
     runner_.launch_sample(step);
     (void)runner_.wait(step.id);
-    const std::vector<float> logits = runner_.read_logits();
+    const std::vector<float> logits = read_logits_();
     std::map<int, std::vector<float>> out;
     const int V = runner_.info().vocab_size;
     for (size_t r = 0; r < order.size(); ++r)
@@ -134,7 +137,8 @@ class Feeder {
   std::vector<int> at;  // tokens in the cache
 
  private:
-  CudaRunner& runner_;
+  ModelRunner& runner_;
+  std::function<std::vector<float>()> read_logits_;
   std::vector<std::vector<std::vector<int32_t>>> tables_;
   uint64_t steps_ = 0;
 };

@@ -5,6 +5,7 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <memory>
@@ -26,6 +27,9 @@ using OpPtr = std::shared_ptr<Op>;
 struct Work {
   KernelLaunch kernel;          // if kernel.body
   std::function<void()> other;  // else, if any
+  // Else: gets itself when its turn comes, and is done when somebody calls Machine::release() with it.
+  std::function<void(OpPtr)> held;
+  int device = 0;  // whose stream it came to
 };
 
 struct Op {
@@ -94,8 +98,10 @@ class Machine {
   void submit(Stream& stream, Work work);
   OpPtr submit_op(Stream& stream, Work work, const std::vector<OpPtr>& also_after);
   void launch_graph(Stream& stream, const Graph& graph);
+  // Where work of other devices is held, other threads may still bring what it waits for: they get some time.
   void wait(const OpPtr& op);
-  void run_some();  // perhaps one operation: for those who poll
+  void release(const OpPtr& op);  // an operation that was held
+  void run_some();                // perhaps one operation: for those who poll
   void wait_all();
   bool idle() const { return pending_ == 0; }
   size_t pending() const { return pending_; }
@@ -121,6 +127,7 @@ class Machine {
   cudaError_t free(void* p, MemoryKind kind);
   bool take_bytes(int device, size_t bytes);  // false: not enough
   void give_bytes(int device, size_t bytes);
+  size_t total_bytes(int device) const;
   size_t free_bytes(int device) const;
   bool next_allocation_fails();
   // The allocation that holds p, or null; with its start.
@@ -129,10 +136,15 @@ class Machine {
   bool on_device(const void* p, size_t bytes) const;
   void add_allocation(void* p, size_t bytes, MemoryKind kind, int device);
   void remove_allocation(void* p);
+  // With several devices: of all device memory only this one's may be touched; -1: all of it.
+  void enter(int device);
 
   MachineConfig config;
   MachineCounts counts;
-  cudaError_t sticky = cudaSuccess;
+  // Of the device's context. A thread may stand on a device that an earlier machine had.
+  cudaError_t& sticky(int device) {
+    return sticky_[std::min(static_cast<size_t>(device), sticky_.size() - 1)];
+  }
   int kernels_to_fault = -1, allocations_to_fail = -1;
   cudaError_t fault = cudaSuccess;
   std::vector<std::weak_ptr<Capture>> captures;
@@ -152,14 +164,20 @@ class Machine {
 
   std::vector<std::unique_ptr<Stream>> streams_;  // the first ones: each device's legacy stream
   std::vector<OpPtr> ready_;
-  size_t pending_ = 0;
+  size_t pending_ = 0, held_ = 0;
   std::vector<size_t> used_;
+  std::vector<cudaError_t> sticky_;
+  int entered_ = -1;
   uint64_t ids_ = 0;
   Random random_;
 };
 
 // In runtime_driver.cpp: all reservations and mappings are gone.
 void reset_virtual_memory();
+
+// What tests asked of NCCL's stand-in.
+NcclFault& nccl_fault();
+int& nccl_init_to_fail();
 
 std::recursive_mutex& machine_mutex();
 Machine& machine();
@@ -171,5 +189,7 @@ cudaError_t runtime_call(const std::function<cudaError_t()>& body);
 cudaError_t note(cudaError_t error);
 // What a library launches in the stream.
 cudaError_t enqueue_work(std::function<void()> work, cudaStream_t stream);
+// The same, done when Machine::release() is called with what it gets.
+cudaError_t enqueue_held(std::function<void(OpPtr)> work, cudaStream_t stream);
 
 }  // namespace deepinfer::emulation

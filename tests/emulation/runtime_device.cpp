@@ -140,12 +140,12 @@ cudaError_t cudaGetDeviceCount(int* count) {
   });
 }
 
+// A broken context is that device's own: from it another one can be gone to.
 cudaError_t cudaSetDevice(int device) {
-  return em::runtime_call([&] {
-    if (!is_device(device)) return cudaErrorInvalidDevice;
-    em::current_device() = device;
-    return cudaSuccess;
-  });
+  const std::lock_guard lock(em::machine_mutex());
+  const bool there = is_device(device);
+  if (there) em::current_device() = device;
+  return em::runtime_call([&] { return there ? cudaSuccess : cudaErrorInvalidDevice; });
 }
 
 cudaError_t cudaGetDevice(int* device) {
@@ -170,7 +170,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
     const em::MachineConfig& c = em::machine().config;
     *p = {};
     std::strncpy(p->name, c.name.c_str(), sizeof p->name - 1);
-    p->totalGlobalMem = c.total_memory;
+    p->totalGlobalMem = em::machine().total_bytes(device);
     p->major = c.major;
     p->minor = c.minor;
     p->multiProcessorCount = c.multiprocessors;

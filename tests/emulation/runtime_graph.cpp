@@ -141,7 +141,7 @@ cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t* nodes, size_t*
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   const std::lock_guard lock(em::machine_mutex());
   delete em::graph_of(graph);
-  return em::machine().sticky;
+  return em::machine().sticky(em::current_device());
 }
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
@@ -149,7 +149,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
   const em::Graph* graph = em::graph_of(exec);
   if (graph) em::machine().give_bytes(graph->device, graph->bytes);
   delete graph;
-  return em::machine().sticky;
+  return em::machine().sticky(em::current_device());
 }
 
 }  // extern "C"

@@ -202,7 +202,7 @@ cudaError_t cudaMemset(void* p, int value, size_t bytes) {
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   return em::runtime_call([&] {
     *free = em::machine().free_bytes(em::current_device());
-    *total = em::machine().config.total_memory;
+    *total = em::machine().total_bytes(em::current_device());
     return cudaSuccess;
   });
 }

@@ -104,6 +104,15 @@ cudaError_t enqueue_kernel(KernelLaunch kernel, cudaStream_t handle) {
   });
 }
 
+cudaError_t enqueue_held(std::function<void(OpPtr)> work, cudaStream_t handle) {
+  return runtime_call([&] {
+    Stream* stream = machine().stream(handle);
+    if (const cudaError_t error = check_stream(stream)) return error;
+    machine().submit(*stream, {.held = std::move(work)});
+    return cudaSuccess;
+  });
+}
+
 cudaError_t enqueue_work(std::function<void()> work, cudaStream_t handle) {
   return runtime_call([&] {
     Stream* stream = machine().stream(handle);
@@ -201,7 +210,7 @@ cudaError_t cudaEventCreate(cudaEvent_t* event) {
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   const std::lock_guard lock(em::machine_mutex());
   delete em::event_of(event);
-  return em::machine().sticky;
+  return em::machine().sticky(em::current_device());
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t handle) {

@@ -15,6 +15,7 @@ constexpr int kThreads = 256;
 struct EmbedArgs {
   PackedView table;
   int64_t rows = 0, cols = 0;  // without padding
+  int64_t first = 0;           // token of the table's first row
   const int32_t* token = nullptr;
   float* out = nullptr;  // [T, cols]
   int64_t stride = 0;
@@ -34,7 +35,7 @@ __global__ void __launch_bounds__(kThreads) embed_kernel(const EmbedArgs a) {
   grid_dependency_wait();
   grid_launch_dependents();
   const int64_t token = blockIdx.x;
-  const int64_t id = a.token[token];
+  const int64_t id = a.token[token] - a.first;
   float* const to = a.out + token * a.stride;
   if (id < 0 || id >= a.rows) {
     for (int64_t i = threadIdx.x; i < a.cols; i += kThreads) to[i] = 0;
@@ -64,6 +65,7 @@ void embed(Context& context, const EmbedParams& p) {
          EmbedArgs{.table = packed_view(*p.table),
                    .rows = p.table->rows,
                    .cols = p.table->cols,
+                   .first = p.own.first,
                    .token = p.batch->device->token,
                    .out = p.out.as<float>(),
                    .stride = p.out.stride[0]});

@@ -160,6 +160,10 @@ void Gpu::make_current() const {
   DI_CUDA_CHECK(cudaSetDevice(facts_.index));
 }
 
+CUstream_st* Gpu::stream() const {
+  return parts_->stream;
+}
+
 MemoryInfo Gpu::memory() const {
   MemoryInfo m;
   DI_CUDA_CHECK(cudaMemGetInfo(&m.free_bytes, &m.total_bytes));

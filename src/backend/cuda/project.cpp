@@ -8,7 +8,11 @@ namespace deepinfer::cuda {
 
 void project(Context& context, const ProjectParams& p) {
   linear(context,
-         {.weight = p.weight, .x = p.x, .epilogue = Epilogue::kAdd, .bias = p.bias, .out = p.residual});
+         {.weight = p.weight,
+          .x = p.x,
+          .epilogue = p.replace ? Epilogue::kStore : Epilogue::kAdd,
+          .bias = p.bias,
+          .out = p.residual});
 }
 
 void gate_up(Context& context, const GateUpParams& p) {

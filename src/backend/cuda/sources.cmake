@@ -5,6 +5,7 @@ set(DI_CUDA_SOURCES
     attention_decode.cu
     attention_prefill.cu
     begin_step.cu
+    columns.cu
     copy_blocks.cu
     cublaslt.cpp
     cublaslt_open.cpp

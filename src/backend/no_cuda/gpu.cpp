@@ -40,6 +40,9 @@ Result<void> Gpu::open_fast_paths() {
 void Gpu::make_current() const {
   unreachable("make_current");
 }
+CUstream_st* Gpu::stream() const {
+  unreachable("stream");
+}
 MemoryInfo Gpu::memory() const {
   unreachable("memory");
 }

@@ -15,6 +15,9 @@ void qkv(Context&, const QkvParams&) {
 void attention(Context&, const AttentionParams&) {
   unavailable("attention");
 }
+void place_columns(Context&, const Tensor&, const Tensor&, int64_t) {
+  unavailable("place_columns");
+}
 void copy_blocks(Context&, const KvCache&, std::span<const BlockCopy>) {
   unavailable("copy_blocks");
 }
