@@ -149,10 +149,16 @@ Result<std::unique_ptr<CudaRunner>> make_rank(CudaRankStart start, std::shared_p
   start.gpu->make_current();
   CudaPeers peers{.host = &host, .timeout = timeout};
   DI_ASSIGN(peers.comm, NcclCommunicator::join(std::move(group), rank, start.gpu->stream()));
+  // Nothing waits on the device, or copies, when memory is freed.
   const auto fail = [&](const std::string& why) {
     host.abort(why);
     peers.comm->abort(why);
     peers.comm->leave();
+    try {
+      start.gpu->synchronize();
+    } catch (const std::exception&) {
+      // Why it failed is at hand.
+    }
   };
   // Its memory is freed when nothing waits on the device.
   std::optional<Trial> trial(std::in_place, *start.gpu, *peers.comm, timeout);

@@ -75,6 +75,24 @@ void CudaRunner::give_up(const char* why) {
   leave(reason);
 }
 
+// The same for what was thrown and is at hand, which this rank is the first to tell of or another one was.
+void CudaRunner::give_up_on_fault() {
+  try {
+    throw;
+  } catch (const CommError& e) {
+    give_up(e.what());
+    throw;
+  } catch (const std::bad_alloc& e) {
+    give_up(e.what());
+    throw;
+  } catch (const std::exception& e) {
+    give_up(e.what());
+  } catch (...) {
+    give_up("an exception that is no std::exception");
+  }
+  throw DeviceLost(lost_);
+}
+
 // Until the device has done all that it was given.
 void CudaRunner::settle() {
   if (peers_.comm == nullptr) return gpu_->synchronize();
@@ -101,14 +119,9 @@ void CudaRunner::guarded(const std::function<void()>& body) {
   try {
     gpu_->make_current();
     body();
-  } catch (const std::exception& e) {
-    if (peers_.comm == nullptr) recover();
-    give_up(e.what());
-    throw;
   } catch (...) {
     if (peers_.comm == nullptr) recover();
-    give_up("an exception that is no std::exception");
-    throw;
+    give_up_on_fault();
   }
 }
 

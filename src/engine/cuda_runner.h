@@ -146,6 +146,7 @@ class CudaRunner final : public ModelRunner {
   [[noreturn]] void recover();
   void guarded(const std::function<void()>& body);
   void give_up(const char* why);
+  [[noreturn]] void give_up_on_fault();
   void drop_step();
   void clean_up();
   Flight& flight(int in_order) { return flights_[(first_ + in_order) % flights_.size()]; }
@@ -200,7 +201,7 @@ class CudaRunner final : public ModelRunner {
   std::map<int, Graphs> graphs_;    // by rows
   bool captures_ = true;            // until one failed
   bool captures_sampling_ = true;   // the same of what only rank 0 captures
-  bool prepared_ = false;          // by prepare_sample()
+  bool prepared_ = false;           // by prepare_sample()
   cuda::DeviceBatch device_batch_;  // of the forward that was launched last
   StepSummary summary_;
   int32_t piece_rows_ = 0;  // rows that logits_memory_ holds

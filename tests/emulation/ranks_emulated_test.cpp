@@ -71,10 +71,12 @@ std::vector<FormatCase> formats() {
 class FormatRanks : public testing::TestWithParam<FormatCase> {};
 
 // Against one device: what differs is the order of sums, and what of that turns a rounding to BF16 (2^-9 of
-// a value, of which a row has as many as the two layers have steps): 1% of the norm is far above both.
+// a value, of which a row has as many as the two layers have steps): 1% of the norm is far above both. With
+// FP8 activations are rounded too, by a scale that a token has for the columns of a rank: to 2^-4 of a value
+// in each of eight products, anew.
 TEST_P(FormatRanks, LogitsAreThoseOfOneDevice) {
-  constexpr double kBound = 0.01;
   const FormatCase& c = GetParam();
+  const double bound = c.name.find("fp8") == std::string::npos ? 0.01 : 0.15;
   RanksScene r{.scene = {.model = c.model}, .ranks = 1, .online = c.online};
   std::vector<std::map<int, std::vector<float>>> want;
   double most = 0;
@@ -94,7 +96,7 @@ TEST_P(FormatRanks, LogitsAreThoseOfOneDevice) {
       for (const auto& [sequence, logits] : got) {
         const double d = distance(logits, want[i].at(sequence));
         most = std::max(most, d);
-        EXPECT_LT(d, kBound) << ranks << " ranks, step " << i << ", sequence " << sequence;
+        EXPECT_LT(d, bound) << ranks << " ranks, step " << i << ", sequence " << sequence;
       }
     }
   }
