@@ -1,12 +1,15 @@
 #include "comm/nccl_communicator.h"
 
-#include <algorithm>
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "base/check.h"
 
 namespace deepinfer {
 namespace {
+
+constexpr std::chrono::seconds kStuck{2};  // calls of NCCL return at once, but for those that wait for a peer
 
 std::string code_text(const NcclApi& api, nccl::Code code, nccl::Comm* comm) {
   const char* const what = api.error_string(code);
@@ -148,17 +151,30 @@ void NcclCommunicator::all_to_all(std::span<const std::byte> mine, std::span<std
 }
 
 void NcclCommunicator::abort(std::string reason) {
-  std::vector<nccl::Comm*> blocked;
   {
     const std::lock_guard lock(group_->mutex);
     if (group_->reason.empty()) group_->reason = std::move(reason);
     group_->ended = true;
-    // Who is inside of NCCL may be waiting there for a peer. The others see that it is over by themselves.
-    for (NcclCommunicator* m : group_->members)
-      if (m != nullptr && m->inside_) blocked.push_back(std::exchange(m->comm_, nullptr));
   }
-  for (nccl::Comm* comm : blocked)
-    if (comm != nullptr) (void)group_->api.comm_abort(comm);
+  // Who is not inside of NCCL sees that by itself. Who stays inside waits for a peer there: only that may be
+  // aborted from here, for an abort frees what a call that is on its way still reads.
+  const auto limit = std::chrono::steady_clock::now() + kStuck;
+  for (;;) {
+    std::vector<nccl::Comm*> stuck;
+    {
+      const std::lock_guard lock(group_->mutex);
+      const bool late = std::chrono::steady_clock::now() > limit;
+      bool inside = false;
+      for (NcclCommunicator* m : group_->members) {
+        if (m == nullptr || !m->inside_ || m->comm_ == nullptr) continue;
+        inside = true;
+        if (late) stuck.push_back(std::exchange(m->comm_, nullptr));
+      }
+      if (!inside) return;
+    }
+    for (nccl::Comm* comm : stuck) (void)group_->api.comm_abort(comm);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
 }
 
 void NcclCommunicator::check() {

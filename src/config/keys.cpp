@@ -133,7 +133,7 @@ std::vector<Key> gpu_keys() {
        .field = gpu<&G::tensor_parallel_size>(),
        .min = 1,
        .max = 64,
-       .text = "Devices that share every layer; on the CPU: groups of threads."},
+       .text = "GPUs that share every layer, from the chosen one on; on the CPU: groups of threads."},
       {.section = "gpu",
        .name = "pipeline_parallel_size",
        .field = gpu<&G::pipeline_parallel_size>(),

@@ -54,7 +54,7 @@ struct NcclFault {
     kNone,
     kCall,   // the call returns an error
     kLate,   // the call is fine; ncclCommGetAsyncError tells of an error
-    kSilent  // the operation never comes to the others
+    kSilent  // neither it nor any later one comes to the others
   };
   Kind kind = Kind::kNone;
   int rank = 0;

@@ -166,6 +166,81 @@ TEST_F(Load, TheSecondGpu) {
   ASSERT_TRUE(llm.ok()) << llm.error().message;
 }
 
+// gpu.tensor_parallel_size on cards: NCCL's stand-in is found as the real one would be.
+class LoadOnSeveral : public Load {
+ protected:
+  void SetUp() override {
+    Load::SetUp();
+    setenv("DEEPINFER_CUDA_LIB_DIR", FAKE_NVML_DIR ":" EMULATED_NCCL_DIR, 1);
+    setenv("FAKE_NVML", kTwoCards, 1);
+    emulation::reset_machine({.device_count = 2});
+    config_.gpu.tensor_parallel_size = 2;
+  }
+};
+
+TEST_F(LoadOnSeveral, TwoCardsAnswerAsOneDoes) {
+  const std::vector<int32_t> prompt = {5, 17, 200, 31, 8, 99, 150, 3, 42, 7, 301, 64, 12, 11, 90, 222, 18, 5};
+  auto two = Llm::load(config_);
+  ASSERT_TRUE(two.ok()) << two.error().message;
+  EXPECT_THAT((*two)->summary.device, HasSubstr("cuda:0 to cuda:1, 2 x Emulated GPU"));
+  EXPECT_THAT((*two)->summary.device, HasSubstr("NCCL 2.27.3"));
+  EXPECT_GT(emulation::machine_counts().exchanges, 0);
+  const auto a = generate(*(*two)->engine, prompt, 6);
+  const std::string fingerprint = (*two)->fingerprint;
+  two->reset();
+  config_.gpu.tensor_parallel_size = 1;
+  auto one = Llm::load(config_);
+  ASSERT_TRUE(one.ok()) << one.error().message;
+  EXPECT_NE((*one)->fingerprint, fingerprint);
+  const auto b = generate(*(*one)->engine, prompt, 6);
+  ASSERT_EQ(a.size(), 6u);
+  ASSERT_EQ(b.size(), 6u);
+  for (size_t i = 0; i < a.size(); ++i) EXPECT_EQ(a[i].id, b[i].id) << i;
+}
+
+TEST_F(LoadOnSeveral, BlocksAreThoseOfTheCardWithTheLeastMemory) {
+  config_.gpu.kv_cache_memory_bytes = 0;
+  int64_t blocks[2] = {};
+  for (const bool uneven : {false, true}) {
+    emulation::reset_machine({.device_count = 2, .memory_of = {700 * kMiB, (uneven ? 620 : 700) * kMiB}});
+    const auto llm = Llm::load(config_);
+    ASSERT_TRUE(llm.ok()) << llm.error().message;
+    blocks[uneven ? 1 : 0] = (*llm)->summary.kv_blocks;
+  }
+  EXPECT_LT(blocks[1], blocks[0] * 9 / 10);
+}
+
+TEST_F(LoadOnSeveral, ACardWithoutRoomIsNamed) {
+  config_.gpu.kv_cache_memory_bytes = 1;
+  emulation::reset_machine({.device_count = 2, .memory_of = {1024 * kMiB, 1 * kMiB}});
+  EXPECT_THAT(error(), HasSubstr("GPU 1 (Emulated GPU)"));
+  EXPECT_EQ(emulation::machine_counts().live_allocations, 0);
+}
+
+TEST_F(LoadOnSeveral, WhatCannotBeShared) {
+  code_ = ErrorCode::kConfig;
+  config_.gpu.tensor_parallel_size = 3;
+  EXPECT_THAT(error(), HasSubstr("gpu.tensor_parallel_size: got 3, expected at most 2: CUDA shows 2 GPUs"));
+  config_.gpu.tensor_parallel_size = 2;
+  config_.gpu.device = "cuda:1";
+  EXPECT_THAT(error(), HasSubstr("expected at most 1: CUDA shows 2 GPUs"));
+  config_.gpu.device = "cuda";
+  emulation::reset_machine({.device_count = 8});
+  config_.gpu.tensor_parallel_size = 3;
+  EXPECT_THAT(error(), HasSubstr("got 3, expected one of 1, 2, 4 on GPUs"));
+  config_.gpu.tensor_parallel_size = 5;
+  EXPECT_THAT(error(), HasSubstr("got 5, expected at most 4: the model has 4 query heads"));
+  config_.gpu.tensor_parallel_size = 4;
+  config_.gpu.deterministic = true;
+  EXPECT_THAT(error(), HasSubstr("gpu.deterministic: true, expected false with gpu.tensor_parallel_size 4"));
+}
+
+TEST_F(LoadOnSeveral, NcclThatFailsSaysSo) {
+  emulation::fail_nccl_init(1);
+  code_ = ErrorCode::kUnavailable;
+  EXPECT_THAT(error(), HasSubstr("cannot join the others: NCCL reports"));
+}
+
 TEST_F(Load, PeersAndLibrariesAreAsked) {
   for (const bool peers : {false, true}) {
     emulation::reset_machine({.device_count = 2, .cublaslt = peers, .peer_access = peers});

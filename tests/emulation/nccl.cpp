@@ -55,7 +55,7 @@ struct Member {
   std::shared_ptr<Group> group;
   int rank = 0, device = 0;
   cudaStream_t stream = nullptr;  // of its first call: the others are in it too
-  bool aborted = false, destroyed = false, late_error = false;
+  bool aborted = false, destroyed = false, late_error = false, silent = false;
   std::vector<Call> calls;  // at the front of its stream now
   OpPtr op;                 // that holds them
 };
@@ -193,9 +193,10 @@ Code submit(const std::shared_ptr<Member>& m, std::vector<Call> calls, cudaStrea
   if (faulty) {
     const auto kind = std::exchange(fault.kind, NcclFault::Kind::kNone);
     if (kind == NcclFault::Kind::kCall) return kUnhandled;
-    if (kind == NcclFault::Kind::kLate) m->late_error = true;
-    return Code::kSuccess;  // and never comes
+    m->late_error = kind == NcclFault::Kind::kLate;
+    m->silent = true;
   }
+  if (m->silent) return Code::kSuccess;  // and never comes
   const cudaError_t error =
       enqueue_held([m, calls = std::move(calls)](const OpPtr& op) { arrive(m, calls, op); }, stream);
   return error == cudaSuccess ? Code::kSuccess : kUnhandled;

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 
 #include <chrono>
+#include <condition_variable>
 #include <mutex>
 
 #include "emulation/ranks_fixture.h"
@@ -30,11 +31,13 @@ void expect_end(const RanksScene& r, const std::function<void()>& plant, const s
   auto runner = make_ranks(r);
   ASSERT_TRUE(runner);
   std::mutex mutex;
+  std::condition_variable heard;
   std::string reason;
   Engine engine(std::move(runner), {.max_num_batched_tokens = r.scene.tokens});
   engine.on_device_lost([&](const std::string& why) {
     const std::lock_guard lock(mutex);
     reason = why;
+    heard.notify_all();
   });
   ASSERT_EQ(run_all(engine, {request(4)})[0].tokens.size(), 4u);
   plant();
@@ -42,7 +45,8 @@ void expect_end(const RanksScene& r, const std::function<void()>& plant, const s
   for (const Answer& a : run_all(engine, {request(30), request(30)})) EXPECT_NE(a.error, "");
   EXPECT_NE(run_all(engine, {request(3)})[0].error, "");
   EXPECT_LT(std::chrono::steady_clock::now() - start, kSoon);
-  const std::lock_guard lock(mutex);
+  std::unique_lock lock(mutex);
+  heard.wait_for(lock, kSoon, [&] { return !reason.empty(); });
   EXPECT_THAT(reason, AllOf(HasSubstr("a rank of 2 GPUs failed"), HasSubstr(what)));
 }
 
