@@ -263,6 +263,7 @@ Code join(nccl::Comm** out, int ranks, const nccl::UniqueId& unique, int rank) {
       return kUnhandled;
     }
   }
+  if (group->failed) return kRemote;
   if (group->ranks != ranks || rank < 0 || rank >= ranks || group->members[static_cast<size_t>(rank)])
     return kInvalid;
   auto member = std::make_shared<Member>();
@@ -274,11 +275,12 @@ Code join(nccl::Comm** out, int ranks, const nccl::UniqueId& unique, int rank) {
   all.changed.notify_all();
   const bool here = all.changed.wait_for(lock, std::chrono::seconds(30),
                                          [&] { return group->failed || group->joined == ranks; });
-  all.groups.erase(id);
   if (!here || group->failed) {
+    group->failed = true;  // for those who come later, too
     group->members.clear();
     return kRemote;
   }
+  all.groups.erase(id);
   *out = reinterpret_cast<nccl::Comm*>(new std::shared_ptr<Member>(std::move(member)));
   return Code::kSuccess;
 }

@@ -7,12 +7,11 @@
 namespace deepinfer::cuda {
 
 void project(Context& context, const ProjectParams& p) {
-  linear(context,
-         {.weight = p.weight,
-          .x = p.x,
-          .epilogue = p.replace ? Epilogue::kStore : Epilogue::kAdd,
-          .bias = p.bias,
-          .out = p.residual});
+  linear(context, {.weight = p.weight,
+                   .x = p.x,
+                   .epilogue = p.replace ? Epilogue::kStore : Epilogue::kAdd,
+                   .bias = p.bias,
+                   .out = p.residual});
 }
 
 void gate_up(Context& context, const GateUpParams& p) {
