@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks and measures DeepInfer on a machine with an NVIDIA card, without a network, in at most 9 minutes:
 #   verify.sh [ops] [model] [bench]     all three when none is named
-#     ops     every test of the CUDA kernels on the card, a part of them under compute-sanitizer
+#     ops     every test of the CUDA kernels on the card, and NCCL with one rank in graphs; a part under compute-sanitizer
 #     model   the default model on the CPU and on the card, token by token
 #     bench   speed in the shape of Llama-3.1-8B beside PyTorch's kernels on the same card
 #   verify.sh take FOLDER               stores pieces made by pack.sh, for machines that are given them one by one
