@@ -286,6 +286,8 @@ EstimateCommand::EstimateCommand(CLI::App& app)
                  "Compare all splits; on the CPU of its threads, of which a layer is measured");
   size("--prompt-tokens", options_.load.prompt, "Of the requests that rates are for [1024]");
   size("--answer-tokens", options_.load.answer, "The same [256]");
+  size("--sequences", options_.load.batch,
+       "Answers that a replica computes at a time; left out: all that fit");
   app_->add_flag("--json", options_.json, "Print JSON");
 }
 

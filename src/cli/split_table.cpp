@@ -28,7 +28,7 @@ std::string line_of(const SplitPlan& p) {
                        p.rates->first_token_seconds, figure(p.rates->stream_per_second),
                        figure(p.rates->prefill_per_second), figure(p.rates->decode_per_second),
                        figure(p.rates->requests_per_second));
-  return out + (p.unavailable.empty() ? "" : "  not served: " + p.unavailable) + "\n";
+  return out + (p.unavailable.empty() ? "" : "  not served") + "\n";
 }
 
 }  // namespace
@@ -48,9 +48,14 @@ std::string split_table(const std::vector<SplitPlan>& plans, const Load& load, s
 
 std::string split_notes(const std::vector<SplitPlan>& plans, const SplitMachine& machine) {
   std::string out;
+  const auto refused = std::find_if(plans.begin(), plans.end(), [](const SplitPlan& p) {
+    return !p.unavailable.empty() && p.memory.fits();
+  });
+  if (refused != plans.end()) out += fmt::format("Not served: {}.\n", refused->unavailable);
   if (machine.gpus.empty())
-    return machine.host ? "Predicted from one layer, which was measured here; ranks are groups of threads.\n"
-                        : "";
+    return out + (machine.host
+                      ? "Predicted from one layer, which was measured here; ranks are groups of threads.\n"
+                      : "");
   if (machine.gpus.size() > 1 && !have_peer_access(machine.gpus)) {
     out += "These cards do not read each other's memory: what they exchange goes through the host";
     const bool whole = std::any_of(plans.begin(), plans.end(),

@@ -110,7 +110,7 @@ Result<SplitPlan> plan_of(const Config& config, const Checkpoint& checkpoint, co
   if (!plan.memory.fits()) return plan;
   const std::optional<SplitSpeed> speed = speed_of(machine, checkpoint, split);
   load.chunk = config.gpu.max_num_batched_tokens;
-  load.batch = plan.batch = load.batch > 1 ? load.batch : batch_of(plan.memory, load);
+  load.batch = plan.batch = load.batch > 0 ? load.batch : batch_of(plan.memory, load);
   const ModelWork work = model_work(checkpoint, cache_dtype(plan.memory), cards ? 2.0 : 4.0);
   if (speed) plan.rates = predict_rates(work, *speed, split, load);
   return plan;

@@ -159,10 +159,10 @@ StepRates predict_rates(const ModelWork& work, const SplitSpeed& speed, const Sp
   const Rows full = prompt_rows(load, load.chunk);
   out.prefill_per_second = replicas * load.chunk / busy.slowest(full);
   // As many steps of disjoint sequences are under way as there are stages.
-  const int flights = std::clamp(load.batch, 1, split.pipeline);
-  const Rows group = decode_rows(load, static_cast<double>(load.batch) / flights);
+  const int batch = std::max(load.batch, 1), flights = std::min(batch, split.pipeline);
+  const Rows group = decode_rows(load, static_cast<double>(batch) / flights);
   const double round = std::max(busy.step(group), flights * busy.slowest(group));
-  out.decode_per_second = replicas * load.batch / round;
+  out.decode_per_second = replicas * batch / round;
   out.requests_per_second = 1 / (load.prompt / out.prefill_per_second + load.answer / out.decode_per_second);
   return out;
 }

@@ -54,7 +54,7 @@ ModelWork model_work(const Checkpoint& checkpoint, DType kv_dtype, double value_
 struct Load {
   int prompt = 1024, answer = 256;  // tokens
   int chunk = 2048;                 // tokens that a step takes of prompts
-  int batch = 1;                    // sequences that a replica decodes together
+  int batch = 0;                    // sequences that a replica decodes together; 0: as many as fit
 };
 
 struct StepRates {

@@ -16,8 +16,10 @@
 #include "base/shown.h"
 #include "config/keys.h"
 #include "config/value.h"
+#include "engine/find_device.h"
 #include "engine/llm.h"
 #include "engine/load.h"
+#include "engine/split.h"
 #include "tune/limited_runner.h"
 #include "tune/load_run.h"
 
@@ -29,6 +31,8 @@ using Clock = std::chrono::steady_clock;
 // Of the budget: how long the first run sends requests, and may take in all.
 constexpr double kSendShare = 1.0 / 12, kFirstShare = 0.4;
 constexpr double kLongestSend = 60;  // seconds
+constexpr size_t kToldSplits = 4;
+constexpr double kRatesFrom = 15;  // seconds of budget that leave one for measuring a layer
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -104,7 +108,10 @@ class Session {
     DI_TRY(load(config_));
     DI_ASSIGN(workload_, make_workload());
     if (options_.concurrency > 0) workload_->set_concurrency(options_.concurrency);
-    result_.axes = axes_for(config_, loaded_.on_gpu, workload_->concurrency());
+    DI_ASSIGN(const SplitMachine machine, find_machine());
+    tell_splits(machine);
+    result_.axes =
+        axes_for(config_, {.gpu = loaded_.on_gpu, .devices = shared_by(machine)}, workload_->concurrency());
     const std::vector<std::string>& names = config_.model.served_model_name;
     result_.model = fmt::format("{} ({})", names.empty() ? path.stem().string() : names.front(),
                                 checkpoint_.config.dtype);
@@ -129,6 +136,44 @@ class Session {
     return std::optional(std::move(w));
   }
 
+  Result<SplitMachine> find_machine() const {
+    const MachineLimits limits = machine_limits();
+    const int threads = config_.cpu.threads != 0 ? config_.cpu.threads : limits.threads;
+    SplitMachine machine{.threads = threads, .memory_bytes = limits.memory_bytes};
+    if (loaded_.on_gpu) {
+      DI_ASSIGN(machine.gpus, find_gpus(config_.gpu.device));
+      return machine;
+    }
+    if (threads == 1 || budget() < kRatesFrom) return machine;
+    // Without the rates of this CPU splits are tried all the same.
+    if (const Result<HostRates> host = measure_host(config_, checkpoint_, threads)) machine.host = *host;
+    return machine;
+  }
+
+  // The most devices that the model can be dealt to, up to those that there are.
+  int shared_by(const SplitMachine& machine) const {
+    if (config_.cluster.nnodes > 1) return 1;
+    const ModelConfig& model = checkpoint_.config;
+    int most = 1;
+    if (!loaded_.on_gpu) return std::min(machine.threads, model.heads);
+    for (int n = 2; n <= static_cast<int>(machine.gpus.size()); ++n)
+      if (check_gpu_ranks(model, n)) most = n;
+    return most;
+  }
+
+  // What is expected of them: replicas are not measured here.
+  void tell_splits(const SplitMachine& machine) const {
+    const auto plans = plan_splits(config_, checkpoint_, machine, {}, {});
+    if (!plans || plans->size() < 2) return;
+    size_t told = 0;
+    for (const SplitPlan& p : *plans) {
+      if (!p.usable() || !p.rates || told++ == kToldSplits) continue;
+      note(
+          fmt::format("predicted: {}: {:.2f} requests of 1024 + 256 tokens a second, one answer {:.1f} tok/s",
+                      split_text(p.split), p.rates->requests_per_second, p.rates->stream_per_second));
+    }
+  }
+
   Config config_at(const Point& point) const {
     Config c = config_;
     for (size_t i = 0; i < point.size(); ++i)
@@ -141,6 +186,7 @@ class Session {
   bool serves(const Config& c) const {
     if (loaded_.runner == nullptr) return false;
     const Config::Gpu &a = loaded_config_.gpu, &b = c.gpu;
+    if (a.tensor_parallel_size != b.tensor_parallel_size) return false;
     if (loaded_.on_gpu)
       return a.max_num_seqs == b.max_num_seqs && a.max_num_batched_tokens == b.max_num_batched_tokens &&
              a.gpu_memory_utilization == b.gpu_memory_utilization && a.enforce_eager == b.enforce_eager;
@@ -171,7 +217,9 @@ class Session {
     if (!serves(c)) {
       if (seconds_since(start_) + load_seconds_ > budget()) return Measurement{};
       const Result<void> loaded = load(c);
-      if (!loaded && loaded.error().code != ErrorCode::kMemory) return loaded.error();
+      // The model may not be dealt to so many.
+      const bool other_split = c.gpu.tensor_parallel_size != config_.gpu.tensor_parallel_size;
+      if (!loaded && loaded.error().code != ErrorCode::kMemory && !other_split) return loaded.error();
       if (!loaded) return Measurement{.failure = loaded.error().message};
     }
     EngineOptions options = engine_options(c, checkpoint_);
@@ -243,14 +291,20 @@ Result<Slo> parse_slo(const std::string& text) {
   return slo;
 }
 
-std::vector<Axis> axes_for(const Config& config, bool gpu, int concurrency) {
+std::vector<Axis> axes_for(const Config& config, const TuneMachine& machine, int concurrency) {
   std::vector<Axis> axes = {ladder("gpu.max_num_seqs", {2, 4, 8, 16, 32, 64, 128, 256, 384, 512, 768, 1024},
                                    config.gpu.max_num_seqs, concurrency)};
   // Without chunks a step must hold the longest prompt.
   if (config.gpu.enable_chunked_prefill)
     axes.push_back(ladder("gpu.max_num_batched_tokens", {256, 512, 1024, 2048, 4096, 8192, 16384},
                           config.gpu.max_num_batched_tokens, std::numeric_limits<int>::max()));
-  if (gpu) {
+  if (machine.devices > 1) {
+    std::vector<std::string> ranks;
+    for (int n = 1; n <= machine.devices; n *= 2) ranks.push_back(std::to_string(n));
+    axes.push_back(make_axis("gpu.tensor_parallel_size", std::move(ranks),
+                             std::to_string(config.gpu.tensor_parallel_size)));
+  }
+  if (machine.gpu) {
     axes.push_back(
         {"gpu.enforce_eager", {"false", "true"}, config.gpu.enforce_eager ? size_t{1} : size_t{0}});
     if (config.gpu.kv_cache_memory_bytes == 0)

@@ -40,8 +40,14 @@ struct TuneHooks {
 // "ttft=0.5,itl=0.05", either alone. kConfig.
 Result<Slo> parse_slo(const std::string& text);
 
+// What a model may be tuned on.
+struct TuneMachine {
+  bool gpu = false;
+  int devices = 1;  // that may share every layer: cards, or the ranks that a CPU's threads make
+};
+
 // The settings to try, around those of `config`: concurrency bounds what more sequences could change.
-std::vector<Axis> axes_for(const Config& config, bool gpu, int concurrency);
+std::vector<Axis> axes_for(const Config& config, const TuneMachine& machine, int concurrency);
 
 // Loads the model, finds with the settings of `config` how many requests a run may have, and searches.
 // kConfig: a workload or budget that cannot be used. kCancelled: interrupted before anything was measured.

@@ -23,8 +23,12 @@ TIMEOUT = 120  # seconds of one snippet
 COPIED = ("configs", "deploy", "docs", "examples")
 CARDS = {  # name, uuid, MiB in all, MiB free, compute capability, busy, degrees, milliwatts, limit
     "RTX 5090": "gpu=NVIDIA GeForce RTX 5090|GPU-5090|32607|31500|12.0|3|41|55000|575000",
+    "two RTX 5090": ";".join(f"gpu=NVIDIA GeForce RTX 5090|GPU-5090-{i}|32607|31500|12.0|3|41|55000|575000" for i in (0, 1)),
     "RTX 4090": "gpu=NVIDIA GeForce RTX 4090|GPU-4090|24564|23900|8.9|0|38|30000|450000",
 }
+
+
+NEEDED = {"gpu": "a GPU", "cuda": "a program with the CUDA backend"}
 
 
 class Skipped(Exception):
@@ -42,9 +46,12 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def has(word):
+def has(word, program):
     if word == "gpu":
         return os.path.exists("/dev/nvidiactl")
+    if word == "cuda":
+        asked = subprocess.run([program, "run", "--device", "cuda:99", "hi"], capture_output=True, text=True, timeout=TIMEOUT)
+        return "no CUDA backend" not in asked.stderr
     return shutil.which(word) is not None
 
 
@@ -99,7 +106,7 @@ class PageRunner:
         if card:
             if not self.place.fake_nvml.exists():
                 raise Failed(f"{self.place.fake_nvml} is missing: build the target fake_nvml")
-            env |= {"DEEPINFER_CUDA_LIB_DIR": str(self.place.fake_nvml), "CUDA_VISIBLE_DEVICES": "0",
+            env |= {"DEEPINFER_CUDA_LIB_DIR": str(self.place.fake_nvml), "CUDA_VISIBLE_DEVICES": "0,1" if "two" in card else "0",
                     "FAKE_NVML": f"driver=580.82.07;cuda=13000;{CARDS[card]}"}
         return env
 
@@ -132,9 +139,9 @@ class PageRunner:
             raise Failed(problem)
         if snippet.text("skip"):
             raise Skipped(snippet.text("skip"))
-        missing = [word for word in snippet.texts("needs") if not has(word)]
+        missing = [word for word in snippet.texts("needs") if not has(word, self.place.program)]
         if missing:
-            raise Skipped("needs " + ", ".join("a GPU" if word == "gpu" else word for word in missing))
+            raise Skipped("needs " + ", ".join(NEEDED.get(word, word) for word in missing))
         if snippet.text("file"):
             (self.work / snippet.text("file")).write_text(snippet.code)
         failure = None

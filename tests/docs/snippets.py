@@ -12,7 +12,8 @@ Every fenced or indented block is a snippet. What happens with it follows from i
 HTML comments directly above a block change that. One that is not understood is an error.
 
   <!-- snippet: skip: REASON -->          not run; the test's report prints the reason
-  <!-- snippet: needs: WORD -->           run only where that program is in PATH (`gpu`: where a card is), else skipped
+  <!-- snippet: needs: WORD -->           run only where that program is in PATH (`gpu`: a card is here; `cuda`: the program
+                                         has the CUDA backend), else skipped
   <!-- snippet: card: NAME -->            run with a driver library that reports such a card (tests/support/fake_nvml.cpp)
   <!-- snippet: file: NAME -->            also written to a file of the page's folder
   <!-- snippet: parse only: REASON -->    yaml that holds no settings of ours

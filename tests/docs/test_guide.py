@@ -87,6 +87,31 @@ def test_the_estimate_on_the_page_of_tuning_is_what_the_program_prints(deepinfer
     assert shown in printed
 
 
+def test_the_splits_on_the_page_of_tuning_are_what_the_program_prints(deepinfer, tmp_path):
+    shown = next(s.code for s in snippets.parse("docs/TUNING.md") if s.code.startswith("splits, "))
+    (tmp_path / "config.json").write_text(llama_configs.config("70B"))
+    printed = subprocess.run([deepinfer, "estimate", "--model", tmp_path, "--gpu", "RTX 5090", "--count", "4", "--quantization",
+                              "int4"], text=True, capture_output=True, timeout=30).stdout
+    assert shown in printed
+
+
+@pytest.mark.parametrize("model, quantization, card, split", [
+    ("8B", "fp8", "RTX 5090", "DP 8"), ("70B", "int4", "RTX 5090", "TP 2, DP 4"), ("70B", "none", "H100 80GB", "TP 4, DP 2")])
+def test_what_a_thousand_cards_serve_is_what_the_program_predicts(deepinfer, tmp_path, model, quantization, card, split):
+    (tmp_path / "config.json").write_text(llama_configs.config(model))
+    printed = subprocess.run([deepinfer, "estimate", "--model", tmp_path, "--gpu", card, "--count", "8", "--quantization",
+                              quantization, "--json"], text=True, capture_output=True, timeout=30).stdout
+    best = json.loads(printed)["splits"][0]
+    assert best["split"] == split
+    text = (snippets.ROOT / "docs/scale.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    heading = next(row for row in rows if row[-1] == "tokens of answers")
+    row = next(row for row in rows[rows.index(heading):] if row[0].startswith(model) and card.split()[-1].removesuffix("GB") in row[0])
+    requests = 125 * best["requests_per_second"]
+    assert float(row[-2].replace(",", "")) == pytest.approx(requests, rel=0.01)
+    assert float(row[-1].replace(",", "")) == pytest.approx(256 * requests, rel=0.01)
+
+
 def test_the_page_of_all_settings_is_what_the_program_prints(deepinfer):
     printed = subprocess.run([deepinfer, "config", "--markdown"], capture_output=True, text=True, check=True, timeout=30).stdout
     assert printed == (snippets.ROOT / "docs/CONFIG.md").read_text(encoding="utf-8"), \

@@ -126,7 +126,7 @@ TEST(TuneAxes, BeginAtTheSettings) {
   c.gpu.max_num_batched_tokens = 3000;
   c.gpu.gpu_memory_utilization = 0.93;
   for (const bool gpu : {false, true})
-    for (const Axis& axis : axes_for(c, gpu, 32)) {
+    for (const Axis& axis : axes_for(c, {.gpu = gpu}, 32)) {
       SCOPED_TRACE(axis.key);
       ASSERT_LT(axis.start, axis.values.size());
       if (axis.key == "gpu.max_num_seqs") {
@@ -142,6 +142,43 @@ TEST(TuneAxes, BeginAtTheSettings) {
       EXPECT_EQ(axis.key == "gpu.enforce_eager" || axis.key == "gpu.gpu_memory_utilization",
                 gpu && axis.key != "gpu.max_num_seqs" && axis.key != "gpu.max_num_batched_tokens");
     }
+}
+
+TEST(TuneAxes, SplitsGoNoFurtherThanTheDevices) {
+  Config c;
+  const auto ranks = [&](int devices) {
+    for (const Axis& axis : axes_for(c, {.gpu = true, .devices = devices}, 32))
+      if (axis.key == "gpu.tensor_parallel_size") return axis.values;
+    return std::vector<std::string>();
+  };
+  EXPECT_EQ(ranks(1), std::vector<std::string>());
+  EXPECT_EQ(ranks(3), (std::vector<std::string>{"1", "2"}));
+  EXPECT_EQ(ranks(8), (std::vector<std::string>{"1", "2", "4", "8"}));
+  c.gpu.tensor_parallel_size = 3;
+  EXPECT_EQ(ranks(4), (std::vector<std::string>{"1", "2", "3", "4"})) << "what was set is tried";
+}
+
+// Ranks that the model cannot be dealt to are no fault of the search.
+TEST_F(Tuner, TriesRanksOfThreads) {
+  Config c = config();
+  c.cpu.threads = 2;
+  c.gpu.max_num_seqs = 2;
+  TuneHooks hooks = quiet();
+  std::vector<std::string> notes;
+  bool shared = false;
+  hooks.note = [&](const std::string& line) { notes.push_back(line); };
+  hooks.on_trial = [&](const std::vector<Axis>& axes, const Trial& t, bool, double) {
+    for (size_t a = 0; a < axes.size(); ++a)
+      if (axes[a].key == "gpu.tensor_parallel_size" && axes[a].values[t.point[a]] == "2") {
+        shared = true;
+        EXPECT_TRUE(t.runs.front().failure.empty()) << t.runs.front().failure;
+      }
+  };
+  const TuneOptions options{.workload = "batch", .concurrency = 2, .minutes = 0.3};
+  const Result<TuneResult> r = tune(c, options, hooks);
+  ASSERT_TRUE(r.ok()) << r.error().message;
+  EXPECT_TRUE(shared);
+  EXPECT_THAT(notes, testing::Contains(HasSubstr("predicted: TP 2: ")));
 }
 
 TEST(TunePercentiles, OfAList) {
