@@ -6,10 +6,15 @@
 One rank of all threads, ranks of one thread each (TP, PP), and replicas of one thread each (DP: as many programs at the
 same time, each on a core of its own). Predictions come from one layer, which the program measures in between. Prints a
 table on standard error and JSON on standard output: measured, predicted, and the second by the first. Medians of the rounds.
+
+On a machine that others use the clock tells little. --by processor: the processor time of a test (that of a run with three
+times its work less that of a run with its work), by the ranks that share it. Waiting for others spins for a while, so
+ranks that wait for a processor look slower than they are.
 """
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -18,6 +23,7 @@ PREFILL, DECODE, BATCH, BATCH_PROMPT = 512, 64, 8, 64
 
 
 def program(args, *words, cores=None):
+    """Started, its output read when it is asked for."""
     command = [args.deepinfer, *map(str, words), "--device", "cpu", "--log-level", "error"]
     if cores:
         command = ["taskset", "-c", cores, *command]
@@ -31,19 +37,53 @@ def answer(process):
     return json.loads(out)
 
 
-def measure(args, model, split):
-    tests = ["bench", "--model", model, "--prefill", PREFILL, "--decode", DECODE, "--batch", BATCH, "--batch-prompt",
-             BATCH_PROMPT, "--repeat", args.repeat]
-    if split["data_parallel_size"] > 1:
-        cores = sorted(os.sched_getaffinity(0))[:split["data_parallel_size"]]
-        running = [program(args, *tests, "--threads", 1, cores=str(core)) for core in cores]
-    else:
-        sizes = [f"--{name.replace('_', '-')}={split[name]}" for name in ("tensor_parallel_size", "pipeline_parallel_size")]
-        running = [program(args, *tests, "--threads", args.threads, *sizes)]
+def processor_seconds(args, words, ranks, cores):
+    """Of `ranks` programs at the same time, each of them; of one program with several ranks, a rank."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    for process in [program(args, *words, cores=str(core) if core is not None else None) for core in cores]:
+        answer(process)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / ranks
+
+
+def by_processor(args, bench, ranks, cores):
+    """Tokens a second of each test of one rank."""
+    def rate(tokens, flags):
+        times = [processor_seconds(args, [*bench, *flags(n)], ranks, cores) for n in (1, 3)]
+        # Each test is run once more than it is told to; 1 and 3 are repetitions.
+        return 2 * tokens / max(times[1] - times[0], 1e-9)
+
+    none = {"--prefill": 0, "--decode": 0, "--batch": 0, "--batch-prompt": BATCH_PROMPT}
+
+    def flags(n, **tests):
+        chosen = none | {f"--{name}": value for name, value in tests.items()} | {"--repeat": n}
+        return [word for pair in chosen.items() for word in pair]
+
+    prompts = rate(BATCH * BATCH_PROMPT, lambda n: flags(n, prefill=BATCH * BATCH_PROMPT))
+    both = rate(BATCH * DECODE, lambda n: flags(n, batch=BATCH, decode=DECODE) + ["--prefill", 0])
+    one = rate(DECODE, lambda n: flags(n, decode=DECODE))
+    # A batch's test computes its prompts, and one answer alone is in it too.
+    batch = 1 / max(1 / both - BATCH_PROMPT / DECODE / prompts - 1 / BATCH / one, 1e-9)
+    return {"prefill": rate(PREFILL, lambda n: flags(n, prefill=PREFILL)), "decode": one, "batch": batch}
+
+
+def by_clock(args, bench, cores):
+    tests = ["--prefill", PREFILL, "--decode", DECODE, "--batch", BATCH, "--batch-prompt", BATCH_PROMPT, "--repeat", args.repeat]
+    running = [program(args, *bench, *tests, cores=str(core) if core is not None else None) for core in cores]
     results = [{r["test"]: r["tokens_per_second"] for r in answer(p)["results"]} for p in running]
-    return {"prefill": sum(r[f"prefill_{PREFILL}"] for r in results),
-            "decode": statistics.mean(r[f"decode_{DECODE}"] for r in results),
+    return {"prefill": sum(r[f"prefill_{PREFILL}"] for r in results), "decode": statistics.mean(r[f"decode_{DECODE}"] for r in results),
             "batch": sum(r[f"batch_{BATCH}"] for r in results)}
+
+
+def measure(args, model, split):
+    replicas, tensor, stages = (split[f"{name}_parallel_size"] for name in ("data", "tensor", "pipeline"))
+    cores = sorted(os.sched_getaffinity(0))[:replicas] if replicas > 1 else [None]
+    sizes = [] if replicas > 1 else [f"--tensor-parallel-size={tensor}", f"--pipeline-parallel-size={stages}"]
+    bench = ["bench", "--model", model, "--threads", 1 if replicas > 1 else args.threads, *sizes]
+    if args.by == "clock":
+        return by_clock(args, bench, cores)
+    out = by_processor(args, bench, replicas if replicas > 1 else args.threads, cores)
+    return {test: value * (replicas if test != "decode" else 1) for test, value in out.items()}
 
 
 def predict(args, model):
@@ -72,6 +112,7 @@ def main():
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--repeat", type=int, default=3)
+    p.add_argument("--by", choices=["clock", "processor"], default="clock")
     p.add_argument("--skip", action="append", default=[], help="splits to leave out, as in 'PP 2'")
     args = p.parse_args()
     rows = []
@@ -91,7 +132,7 @@ def main():
                              "measured": round(seen, 1), "predicted": round(said, 1), "ratio": round(said / seen, 3)})
                 print("{model:<40} {split:<11} {test:<8} measured {measured:>9} predicted {predicted:>9}  {ratio:.2f}".format(
                     **rows[-1]), file=sys.stderr)
-    print(json.dumps({"threads": args.threads, "rounds": args.rounds, "results": rows}))
+    print(json.dumps({"threads": args.threads, "rounds": args.rounds, "by": args.by, "results": rows}))
 
 
 if __name__ == "__main__":
