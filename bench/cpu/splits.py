@@ -4,7 +4,7 @@
     bench/cpu/splits.py --model FILE [--model ...] [--deepinfer PATH] [--threads 2] [--rounds 3]
 
 One rank of all threads, ranks of one thread each (TP, PP), and replicas of one thread each (DP: as many programs at the
-same time, each on a core of its own). Predictions come from one layer, which the program measures in between. Prints a
+same time, each on a core of its own). Predictions come from layers, which the program measures in between. Prints a
 table on standard error and JSON on standard output: measured, predicted, and the second by the first. Medians of the rounds.
 
 On a machine that others use the clock tells little. --by processor: the processor time of a test (that of a run with three

@@ -283,7 +283,7 @@ EstimateCommand::EstimateCommand(CLI::App& app)
   size("--pp", options_.wish.pipeline, "Groups of devices that have some of the layers each");
   size("--dp", options_.wish.data, "Replicas");
   app_->add_flag("--splits", options_.splits,
-                 "Compare all splits; on the CPU of its threads, of which a layer is measured");
+                 "Compare all splits; on the CPU of its threads; some layers are measured");
   size("--prompt-tokens", options_.load.prompt, "Of the requests that rates are for [1024]");
   size("--answer-tokens", options_.load.answer, "The same [256]");
   size("--sequences", options_.load.batch,

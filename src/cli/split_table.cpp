@@ -54,7 +54,7 @@ std::string split_notes(const std::vector<SplitPlan>& plans, const SplitMachine&
   if (refused != plans.end()) out += fmt::format("Not served: {}.\n", refused->unavailable);
   if (machine.gpus.empty())
     return out + (machine.host
-                      ? "Predicted from one layer, which was measured here; ranks are groups of threads.\n"
+                      ? "Predicted from layers that were measured here; ranks are groups of threads.\n"
                       : "");
   if (machine.gpus.size() > 1 && !have_peer_access(machine.gpus)) {
     out += "These cards do not read each other's memory: what they exchange goes through the host";

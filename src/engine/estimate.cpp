@@ -69,7 +69,7 @@ double rank_part(const std::string& name, double bytes, const ModelConfig& model
   return bytes * kv_heads_of_rank(model, count) / model.kv_heads;
 }
 
-// Of the first stage, which has embedding and head and no fewer layers than another.
+// Of the fullest stage: the first one has embedding and head, and perhaps fewer layers.
 int64_t device_weight_bytes(const Checkpoint& checkpoint, const EstimateTarget& target) {
   const ModelConfig& model = checkpoint.config;
   double layers = 0, ends = 0;
@@ -78,8 +78,9 @@ int64_t device_weight_bytes(const Checkpoint& checkpoint, const EstimateTarget& 
     const bool of_layer = name.starts_with("model.layers.");
     (of_layer ? layers : ends) += rank_part(name, bytes, model, target.count);
   }
-  const double share = static_cast<double>(layers_of_stage(model.layers, target.stages)) / model.layers;
-  return static_cast<int64_t>(std::ceil(layers * share + ends));
+  const StageLayers stages = stage_layers(model, target.stages);
+  const double layer = layers / model.layers;
+  return static_cast<int64_t>(std::ceil(std::max(stages.first * layer + ends, stages.others * layer)));
 }
 
 std::vector<std::pair<int, int64_t>> sequences_at(const Estimate& e) {
@@ -196,7 +197,8 @@ Result<Estimate> on_gpu(const Config& config, const Checkpoint& checkpoint, cons
   e.usable_bytes = static_cast<int64_t>(requested_bytes(total, request.utilization));
   e.stages = target.stages;
   e.weight_bytes = device_weight_bytes(checkpoint, target);
-  const CachePart part{layers_of_stage(checkpoint.config.layers, target.stages),
+  const StageLayers stages = stage_layers(checkpoint.config, target.stages);
+  const CachePart part{std::max(stages.first, stages.others),
                        kv_heads_of_rank(checkpoint.config, target.count)};
   const Cache cache = cache_of(config, checkpoint.config, types.kv, part, e);
   MeasuredMemory m = predicted(config, checkpoint.config, tuning, target, e);

@@ -23,7 +23,11 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kChunk = 128;  // tokens of the larger step
+constexpr int kChunk = 128;             // tokens of the larger step
+constexpr double kSampledValue = 1e-9;  // seconds for each value of the vocabulary that is sampled from
+// So many layers are run one after the other: fewer would be read from a cache that a model does not fit.
+constexpr double kStreamedBytes = 96e6;
+constexpr int kContext = 1024;  // tokens that are looked back on, where the cache is measured
 constexpr int kBlockSize = 16;
 constexpr double kRunSeconds = 0.06;  // of each measurement, at least
 constexpr int kLeastRuns = 3;
@@ -50,11 +54,13 @@ class Silent final : public Communicator {
   int size_;
 };
 
-// One layer, or a rank's share of it. The model is only read by those who run it.
+// Some layers, or a rank's share of them. The model is only read by those who run it.
 struct LayerModel {
   std::unique_ptr<Model> model;
-  std::unique_ptr<Silent> comm;      // null: the whole layer
-  double bytes = 0, parameters = 0;  // of its matrices
+  std::unique_ptr<Silent> comm;  // null: whole layers
+  int layers = 0;
+  double bytes = 0, parameters = 0;  // of the matrices of one
+  double kv_bytes = 0;               // of a token in one
 };
 
 // Who runs a layer again and again, with threads, memory and a cache of its own.
@@ -63,32 +69,32 @@ class LayerRun {
   static Result<std::unique_ptr<LayerRun>> create(const LayerModel& layer, int threads, DType kv) {
     std::unique_ptr<LayerRun> r(new LayerRun(layer, threads));
     const std::vector<KvGroupSpec> groups = layer.model->kv_groups(kv);
-    constexpr int kBlocks = kChunk / kBlockSize;
+    constexpr int kBlocks = kContext / kBlockSize;
     DI_ASSIGN(r->cache_memory_, Buffer::allocate(kBlocks * KvCache::block_bytes(groups, kBlockSize)));
     r->cache_ = std::make_unique<KvCache>(groups, kBlockSize, kBlocks, r->cache_memory_.data(), Device{});
     DI_ASSIGN(Buffer scratch, Buffer::allocate(layer.model->scratch_bytes(r->context_, kChunk, 1)));
     r->scratch_ = Arena(std::move(scratch));
     r->hidden_.assign(static_cast<size_t>(kChunk) * layer.model->config().hidden, 0.1f);
-    for (int i = 0; i < kChunk; ++i) r->positions_.push_back(i);
+    for (int i = 0; i < kContext; ++i) r->positions_.push_back(i);
     for (int i = 0; i < kBlocks; ++i) r->blocks_.push_back(i);
     r->tables_ = {{r->blocks_, kBlocks}};
     return r;
   }
 
-  // One step of so many tokens of one sequence.
-  void step(int tokens) {
+  // One step of so many tokens of one sequence, behind `context` others.
+  void step(int tokens, int context = 0) {
     scratch_.reset();
     const int64_t hidden = layer_.model->config().hidden;
     std::fill_n(hidden_.begin(), tokens * hidden, 0.1f);  // a layer adds to it
     const Tensor values = make_tensor(hidden_.data(), DType::kF32, {tokens, hidden});
-    const int32_t starts[] = {0, tokens}, zero[] = {0};
+    const int32_t starts[] = {0, tokens}, slot[] = {0}, lengths[] = {context};
     const StepBatch batch{.num_rows = 1,
                           .num_tokens = tokens,
-                          .row_slot = zero,
+                          .row_slot = slot,
                           .row_start = starts,
-                          .context_len = zero,
+                          .context_len = lengths,
                           .token = std::span(tokens_).first(tokens),
-                          .position = std::span(positions_).first(tokens),
+                          .position = std::span(positions_).subspan(context, tokens),
                           .block_table = tables_,
                           .logit_token = {}};
     layer_.model->forward(context_, batch, *cache_, slots_, {.hidden_in = values, .hidden_out = values});
@@ -113,41 +119,46 @@ class LayerRun {
   Context context_;
 };
 
-// Seconds a step, the median, of each of `runners` of `threads` threads at the same time.
-Result<double> measure(const LayerModel& layer, int runners, int threads, DType kv, int tokens) {
+struct Runners {
+  int count = 1, threads = 1;  // of each
+  DType kv = DType::kF16;
+};
+
+// Seconds a layer, the median, of each of these at the same time.
+Result<double> measure(const LayerModel& layer, const Runners& r, int tokens, int context = 0) {
   std::vector<std::unique_ptr<LayerRun>> all;
-  for (int i = 0; i < runners; ++i) {
-    DI_ASSIGN(std::unique_ptr<LayerRun> run, LayerRun::create(layer, threads, kv));
+  for (int i = 0; i < r.count; ++i) {
+    DI_ASSIGN(std::unique_ptr<LayerRun> run, LayerRun::create(layer, r.threads, r.kv));
     all.push_back(std::move(run));
   }
   std::vector<double> times;
   std::atomic<bool> done = false;
   const auto work = [&](int i) {
     if (i != 0) {
-      while (!done.load(std::memory_order_relaxed)) all[i]->step(tokens);
+      while (!done.load(std::memory_order_relaxed)) all[i]->step(tokens, context);
       return;
     }
-    all[0]->step(tokens);
+    all[0]->step(tokens, context);
     const Clock::time_point begin = Clock::now();
     while (static_cast<int>(times.size()) < kLeastRuns || seconds_since(begin) < kRunSeconds) {
       const Clock::time_point start = Clock::now();
-      all[0]->step(tokens);
+      all[0]->step(tokens, context);
       times.push_back(seconds_since(start));
     }
     done = true;
   };
-  ThreadPool(runners).run(work);
+  ThreadPool(r.count).run(work);
   std::nth_element(times.begin(), times.begin() + static_cast<int64_t>(times.size() / 2), times.end());
-  return times[times.size() / 2];
+  return times[times.size() / 2] / layer.layers;
 }
 
 // What a layer and half of it take tells what a step costs besides its bytes and products.
-Result<DeviceSpeed> speed_of(const LayerModel& whole, const LayerModel& half, int runners, int threads,
-                             DType kv) {
-  DI_ASSIGN(const double one, measure(whole, runners, threads, kv, 1));
-  DI_ASSIGN(const double half_one, measure(half, runners, threads, kv, 1));
-  DI_ASSIGN(const double many, measure(whole, runners, threads, kv, kChunk));
-  DI_ASSIGN(const double half_many, measure(half, runners, threads, kv, kChunk));
+Result<DeviceSpeed> speed_of(const LayerModel& whole, const LayerModel& half, const Runners& r) {
+  DI_ASSIGN(const double one, measure(whole, r, 1));
+  DI_ASSIGN(const double half_one, measure(half, r, 1));
+  DI_ASSIGN(const double many, measure(whole, r, kChunk));
+  DI_ASSIGN(const double half_many, measure(half, r, kChunk));
+  DI_ASSIGN(const double far, measure(whole, r, 1, kContext - 1));
   // Where noise turns the order around nothing is known of what stands besides.
   const auto rate = [](double size, double half_size, double time, double half_time) {
     const double slope = (time - half_time) / (size - half_size);
@@ -156,6 +167,9 @@ Result<DeviceSpeed> speed_of(const LayerModel& whole, const LayerModel& half, in
   DeviceSpeed s;
   s.bytes_per_second = rate(whole.bytes, half.bytes, one, half_one);
   s.layer_seconds = one - whole.bytes / s.bytes_per_second;
+  // Noise may hide the cache, not more.
+  s.cache_per_second = (kContext - 1) * whole.kv_bytes / std::max(far - one, 0.02 * one);
+  s.row_seconds = whole.model->config().vocab_size * kSampledValue;
   const double flop = 2.0 * kChunk * whole.parameters, half_flop = 2.0 * kChunk * half.parameters;
   s.flop_per_second = rate(flop, half_flop, many, half_many);
   s.token_seconds = std::max(many - flop / s.flop_per_second - s.layer_seconds, 0.0) / kChunk;
@@ -194,7 +208,7 @@ bool has_values(const Checkpoint& checkpoint) {
 // Random weights of the same shape, of about as many bits, for a checkpoint that has none.
 Result<Checkpoint> stand_in(const Checkpoint& checkpoint) {
   ModelConfig config = checkpoint.config;
-  config.layers = std::min(config.layers, 3);
+  config.layers = std::min(config.layers, 64);
   DI_ASSIGN(Checkpoint random, random_checkpoint(config, checkpoint.path.string(), 1));
   const Weights& w = checkpoint.weights;
   const std::string kind = w.quant != nullptr ? std::string(w.quant->kind()) : w.online;
@@ -202,7 +216,14 @@ Result<Checkpoint> stand_in(const Checkpoint& checkpoint) {
   return random;
 }
 
-Result<LayerModel> make_layer(const Checkpoint& checkpoint, int ranks, int threads) {
+// In the middle of the model, where there is neither embedding nor head.
+LayerRange middle(const ModelConfig& c, double layer_bytes) {
+  if (c.layers < 3) return {0, 1};
+  const int wanted = static_cast<int>(std::min(std::ceil(kStreamedBytes / layer_bytes), 1e6));
+  return {1, 1 + std::clamp(wanted, 1, c.layers - 2)};
+}
+
+Result<LayerModel> make_layers(const Checkpoint& checkpoint, DType kv, int ranks, int threads) {
   const ModelConfig& c = checkpoint.config;
   const ModelArch* arch = find_arch(c.arch);
   if (arch == nullptr)
@@ -213,10 +234,11 @@ Result<LayerModel> make_layer(const Checkpoint& checkpoint, int ranks, int threa
   if (ranks > 1) layer.comm = std::make_unique<Silent>(ranks);
   ThreadPool pool(threads);
   Context context{.pool = &pool, .comm = layer.comm.get()};
-  // In the middle, where there is neither embedding nor head.
-  const int index = c.layers >= 3 ? 1 : 0;
-  DI_ASSIGN(layer.model, arch->make(c, checkpoint.weights, context, {{index, index + 1}, shard}));
-  const ModelWork work = model_work(checkpoint, DType::kF16, 4);
+  const ModelWork work = model_work(checkpoint, kv, 4);
+  const LayerRange range = middle(c, work.attention_bytes + work.mlp_bytes);
+  DI_ASSIGN(layer.model, arch->make(c, checkpoint.weights, context, {range, shard}));
+  layer.layers = range.last - range.first;
+  layer.kv_bytes = work.kv_bytes;
   const double heads = static_cast<double>(shard.heads.count) / c.heads;
   const double ffn = static_cast<double>(shard.ffn.count) / c.ffn;
   layer.bytes = work.attention_bytes * heads + work.mlp_bytes * ffn;
@@ -232,6 +254,7 @@ double between(double one, double all, double part) {
 
 DeviceSpeed between(const DeviceSpeed& one, const DeviceSpeed& all, double part) {
   return {.bytes_per_second = between(one.bytes_per_second, all.bytes_per_second, part),
+          .cache_per_second = between(one.cache_per_second, all.cache_per_second, part),
           .flop_per_second = between(one.flop_per_second, all.flop_per_second, part),
           .layer_seconds = between(one.layer_seconds, all.layer_seconds, part),
           .token_seconds = between(one.token_seconds, all.token_seconds, part),
@@ -247,15 +270,15 @@ Result<HostRates> measure_host(const Config& config, const Checkpoint& checkpoin
     return measure_host(config, random, threads);
   }
   DI_ASSIGN(const DType kv, cpu_kv_dtype(config, checkpoint.config));
-  DI_ASSIGN(const LayerModel whole, make_layer(checkpoint, 1, threads));
-  DI_ASSIGN(const LayerModel half, make_layer(checkpoint, 2, threads));
+  DI_ASSIGN(const LayerModel whole, make_layers(checkpoint, kv, 1, threads));
+  DI_ASSIGN(const LayerModel half, make_layers(checkpoint, kv, 2, threads));
   HostRates host{.threads = threads};
-  DI_ASSIGN(host.one, speed_of(whole, half, 1, 1, kv));
+  DI_ASSIGN(host.one, speed_of(whole, half, {1, 1, kv}));
   host.all = host.one_busy = host.one;
   host.link = {.bytes_per_second = 5e9, .seconds = 3e-6};
   if (threads == 1) return host;
-  DI_ASSIGN(host.all, speed_of(whole, half, 1, threads, kv));
-  DI_ASSIGN(host.one_busy, speed_of(whole, half, threads, 1, kv));
+  DI_ASSIGN(host.all, speed_of(whole, half, {1, threads, kv}));
+  DI_ASSIGN(host.one_busy, speed_of(whole, half, {threads, 1, kv}));
   host.link = measure_link();
   return host;
 }
@@ -267,6 +290,7 @@ DeviceSpeed rank_speed(const HostRates& host, int ranks, bool all_busy) {
   // More ranks than threads take turns.
   const double turns = std::max(static_cast<double>(ranks) / host.threads, 1.0);
   s.bytes_per_second /= turns;
+  s.cache_per_second /= turns;
   s.flop_per_second /= turns;
   s.layer_seconds *= turns;
   s.token_seconds *= turns;

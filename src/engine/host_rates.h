@@ -15,8 +15,8 @@ struct HostRates {
   LinkSpeed link;        // between two ranks that are threads
 };
 
-// Packs one layer of the model's shape and weights, and runs it: some tenths of a second. Checkpoints without
-// data are measured with random ones. kModel, kConfig: a layer of this model cannot be made.
+// Packs some layers of the model, 100 MB where it has them, and runs them: a second or two. Checkpoints
+// without data are measured with random weights. kModel, kConfig: a layer of this model cannot be made.
 Result<HostRates> measure_host(const Config& config, const Checkpoint& checkpoint, int threads);
 
 // Of one of `ranks` that share the machine's threads, all of them at work, or one alone.

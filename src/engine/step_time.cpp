@@ -3,10 +3,14 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/check.h"
 #include "model/quantization.h"
+#include "model/stages.h"
 
 namespace deepinfer {
 namespace {
+
+constexpr int kLeastChunk = 64;  // tokens
 
 // One step's part of a replica.
 struct Rows {
@@ -21,7 +25,7 @@ struct Shares {
   double heads = 1, kv = 1;
 };
 
-Shares shares_of(const ModelWork& w, int ranks) {
+Shares shares_of(const ModelConfig& w, int ranks) {
   if (ranks == 1) return {};
   const int group = std::max(w.heads / std::max(w.kv_heads, 1), 1);
   int heads = 0, kv = 0;
@@ -37,19 +41,25 @@ Shares shares_of(const ModelWork& w, int ranks) {
 class Timer {
  public:
   Timer(const ModelWork& work, const DeviceSpeed& speed, const LinkSpeed& link, const Split& split)
-      : w_(work), speed_(speed), link_(link), split_(split), shares_(shares_of(work, split.tensor)) {}
+      : w_(work),
+        speed_(speed),
+        link_(link),
+        split_(split),
+        shares_(shares_of(work.shape, split.tensor)),
+        stages_(stage_layers(work.shape, split.pipeline)) {}
 
   // Of a stage with so many layers.
   double layers(double count, const Rows& rows) const {
     const double attention =
         product(w_.attention_bytes * shares_.heads, w_.attention_params * shares_.heads, rows.tokens);
     const double mlp = product(w_.mlp_bytes / split_.tensor, w_.mlp_params / split_.tensor, rows.tokens);
-    const double cache = rows.cached * w_.kv_bytes * shares_.kv / speed_.bytes_per_second;
-    const double scores =
-        4.0 * rows.tokens * rows.context * w_.heads * shares_.heads * w_.head_dim / speed_.flop_per_second;
+    const double cache_rate = speed_.cache_per_second > 0 ? speed_.cache_per_second : speed_.bytes_per_second;
+    const double cache = rows.cached * w_.kv_bytes * shares_.kv / cache_rate;
+    const double scores = 4.0 * rows.tokens * rows.context * w_.shape.heads * shares_.heads *
+                          w_.shape.head_dim / speed_.flop_per_second;
     const double besides = speed_.layer_seconds + rows.tokens * speed_.token_seconds;
-    return count *
-           (attention + mlp + std::max(cache, scores) + besides + 2 * sum_of_ranks(rows.tokens * w_.hidden));
+    return count * (attention + mlp + std::max(cache, scores) + besides +
+                    2 * sum_of_ranks(rows.tokens * w_.shape.hidden));
   }
 
   // Embedding, head and sampling, which the first stage does.
@@ -58,8 +68,8 @@ class Timer {
     if (rows.sampled > 0)
       s += product(w_.head_bytes / split_.tensor, w_.head_params / split_.tensor, rows.sampled);
     if (split_.tensor > 1) {
-      s += sum_of_ranks(rows.tokens * w_.hidden);
-      const double sent = rows.sampled * w_.vocab * 4.0 * (split_.tensor - 1) / split_.tensor;
+      s += sum_of_ranks(rows.tokens * w_.shape.hidden);
+      const double sent = rows.sampled * w_.shape.vocab_size * 4.0 * (split_.tensor - 1) / split_.tensor;
       s += link_.seconds + sent / link_.bytes_per_second;
     }
     return s;
@@ -68,19 +78,17 @@ class Timer {
   // To the next stage, and at the end back to the first.
   double hop(const Rows& rows) const {
     if (split_.pipeline == 1) return 0;
-    return link_.seconds + rows.tokens * w_.hidden * w_.value_bytes / link_.bytes_per_second;
+    return link_.seconds + rows.tokens * w_.shape.hidden * w_.value_bytes / link_.bytes_per_second;
   }
 
   // Through all stages.
   double step(const Rows& rows) const {
-    return layers(w_.layers, rows) + ends(rows) + split_.pipeline * hop(rows);
+    return layers(w_.shape.layers, rows) + ends(rows) + split_.pipeline * hop(rows);
   }
 
   // How long the slowest stage is at work.
   double slowest(const Rows& rows) const {
-    const int most = layers_of_stage(w_.layers, split_.pipeline);
-    const int first = split_.pipeline == 1 ? w_.layers : w_.layers / split_.pipeline;
-    return std::max(layers(most, rows), layers(first, rows) + ends(rows)) + hop(rows);
+    return std::max(layers(stages_.others, rows), layers(stages_.first, rows) + ends(rows)) + hop(rows);
   }
 
  private:
@@ -101,6 +109,7 @@ class Timer {
   const LinkSpeed& link_;
   const Split& split_;
   const Shares shares_;
+  const StageLayers stages_;
 };
 
 // A step of prompts that is `tokens` long, half of a prompt behind its tokens.
@@ -116,19 +125,24 @@ Rows decode_rows(const Load& load, double sequences) {
 
 }  // namespace
 
-int layers_of_stage(int layers, int stages) {
-  return (layers + stages - 1) / stages;
+StageLayers stage_layers(const ModelConfig& model, int stages) {
+  StageLayers out;
+  for (int s = 0; s < stages; ++s) {
+    const Result<LayerRange> range = plan_stage(model, s, stages);
+    DI_CHECK(range.ok(), "{}", range.ok() ? "" : range.error().message);
+    const int count = range->last - range->first;
+    if (s == 0)
+      out.first = count;
+    else
+      out.others = std::max(out.others, count);
+  }
+  return out;
 }
 
 ModelWork model_work(const Checkpoint& checkpoint, DType kv_dtype, double value_bytes) {
   const ModelConfig& c = checkpoint.config;
   const double h = c.hidden, q = double{1} * c.heads * c.head_dim, kv = double{1} * c.kv_heads * c.head_dim;
-  ModelWork w{.layers = c.layers,
-              .hidden = c.hidden,
-              .vocab = c.vocab_size,
-              .heads = c.heads,
-              .kv_heads = c.kv_heads,
-              .head_dim = c.head_dim,
+  ModelWork w{.shape = c,
               .attention_params = 2 * h * (q + kv),
               .mlp_params = 3 * h * c.ffn,
               .head_params = h * c.vocab_size,
@@ -148,8 +162,10 @@ StepRates predict_rates(const ModelWork& work, const SplitSpeed& speed, const Sp
                         const Load& load) {
   const Timer alone(work, speed.alone, speed.link, split), busy(work, speed.busy, speed.link, split);
   StepRates out;
-  // One prompt is cut into chunks, which follow each other through the stages.
-  const int chunks = (load.prompt + load.chunk - 1) / load.chunk;
+  // One prompt is cut into chunks, which follow each other through the stages: at least so many that two are
+  // there for each (engine/scheduler_plan.cpp), unless they become too short.
+  const int pieces = split.pipeline == 1 ? 1 : std::clamp(load.prompt / kLeastChunk, 1, 2 * split.pipeline);
+  const int chunks = std::max((load.prompt + load.chunk - 1) / load.chunk, pieces);
   Rows piece = prompt_rows(load, static_cast<double>(load.prompt) / chunks);
   piece.sampled = 1.0 / chunks;
   out.first_token_seconds = alone.step(piece) + (chunks - 1) * alone.slowest(piece);

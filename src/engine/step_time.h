@@ -18,7 +18,8 @@ struct Split {
 
 // What a device reaches, not what its data sheet says.
 struct DeviceSpeed {
-  double bytes_per_second = 0;  // of weights and cache
+  double bytes_per_second = 0;  // of weights
+  double cache_per_second = 0;  // of keys and values, bytes; 0: as weights
   double flop_per_second = 0;   // of products with these weights
   double layer_seconds = 0;     // of a layer besides: gaps between kernels, norms
   double token_seconds = 0;     // of a layer besides, for each token of the step
@@ -40,8 +41,7 @@ struct SplitSpeed {
 
 // What of a model a step reads and multiplies.
 struct ModelWork {
-  int layers = 0, hidden = 0, vocab = 0;
-  int heads = 0, kv_heads = 0, head_dim = 0;
+  ModelConfig shape;
   // Of a layer; of the head. Weights, as elements and as bytes when loaded.
   double attention_params = 0, mlp_params = 0, head_params = 0;
   double attention_bytes = 0, mlp_bytes = 0, head_bytes = 0;
@@ -67,7 +67,10 @@ struct StepRates {
 
 StepRates predict_rates(const ModelWork& work, const SplitSpeed& speed, const Split& split, const Load& load);
 
-// Layers of the stage that has most.
-int layers_of_stage(int layers, int stages);
+// How many layers the first stage has, which has embedding and head besides, and the largest of the others.
+struct StageLayers {
+  int first = 0, others = 0;
+};
+StageLayers stage_layers(const ModelConfig& model, int stages);  // no more stages than layers
 
 }  // namespace deepinfer

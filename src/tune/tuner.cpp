@@ -186,7 +186,9 @@ class Session {
   bool serves(const Config& c) const {
     if (loaded_.runner == nullptr) return false;
     const Config::Gpu &a = loaded_config_.gpu, &b = c.gpu;
-    if (a.tensor_parallel_size != b.tensor_parallel_size) return false;
+    if (a.tensor_parallel_size != b.tensor_parallel_size ||
+        a.pipeline_parallel_size != b.pipeline_parallel_size)
+      return false;
     if (loaded_.on_gpu)
       return a.max_num_seqs == b.max_num_seqs && a.max_num_batched_tokens == b.max_num_batched_tokens &&
              a.gpu_memory_utilization == b.gpu_memory_utilization && a.enforce_eager == b.enforce_eager;
@@ -218,7 +220,8 @@ class Session {
       if (seconds_since(start_) + load_seconds_ > budget()) return Measurement{};
       const Result<void> loaded = load(c);
       // The model may not be dealt to so many.
-      const bool other_split = c.gpu.tensor_parallel_size != config_.gpu.tensor_parallel_size;
+      const bool other_split = c.gpu.tensor_parallel_size != config_.gpu.tensor_parallel_size ||
+                               c.gpu.pipeline_parallel_size != config_.gpu.pipeline_parallel_size;
       if (!loaded && loaded.error().code != ErrorCode::kMemory && !other_split) return loaded.error();
       if (!loaded) return Measurement{.failure = loaded.error().message};
     }
@@ -298,12 +301,13 @@ std::vector<Axis> axes_for(const Config& config, const TuneMachine& machine, int
   if (config.gpu.enable_chunked_prefill)
     axes.push_back(ladder("gpu.max_num_batched_tokens", {256, 512, 1024, 2048, 4096, 8192, 16384},
                           config.gpu.max_num_batched_tokens, std::numeric_limits<int>::max()));
-  if (machine.devices > 1) {
-    std::vector<std::string> ranks;
-    for (int n = 1; n <= machine.devices; n *= 2) ranks.push_back(std::to_string(n));
-    axes.push_back(make_axis("gpu.tensor_parallel_size", std::move(ranks),
-                             std::to_string(config.gpu.tensor_parallel_size)));
-  }
+  const auto dealt = [&](const char* key, int start) {
+    std::vector<std::string> sizes;
+    for (int n = 1; n <= machine.devices; n *= 2) sizes.push_back(std::to_string(n));
+    if (machine.devices > 1) axes.push_back(make_axis(key, std::move(sizes), std::to_string(start)));
+  };
+  dealt("gpu.tensor_parallel_size", config.gpu.tensor_parallel_size);
+  if (!machine.gpu) dealt("gpu.pipeline_parallel_size", config.gpu.pipeline_parallel_size);
   if (machine.gpu) {
     axes.push_back(
         {"gpu.enforce_eager", {"false", "true"}, config.gpu.enforce_eager ? size_t{1} : size_t{0}});

@@ -203,8 +203,10 @@ TEST(Split, MemoryOfStagesAndRanks) {
   for (const SplitPlan& p : all) {
     const double whole = static_cast<double>(model.weight_bytes);
     const double ends = 2.0 * 2 * 128256 * 8192;  // embedding and head, which the first stage has
-    const int layers = (80 + p.split.pipeline - 1) / p.split.pipeline;  // of the longest stage
-    const double expected = ((whole - ends) * layers / 80 + ends) / p.split.tensor;
+    const StageLayers stages = stage_layers(model.config, p.split.pipeline);
+    const double layer = (whole - ends) / 80;
+    const double expected = std::max(stages.first * layer + ends, stages.others * layer) / p.split.tensor;
+    const int layers = std::max(stages.first, stages.others);
     EXPECT_NEAR(static_cast<double>(p.memory.weight_bytes) / expected, 1, 1e-3) << split_text(p.split);
     EXPECT_EQ(p.memory.kv_token_bytes, 4096 * layers / p.split.tensor) << split_text(p.split);
   }
@@ -248,7 +250,7 @@ TEST(StepTime, RanksStagesAndReplicasDivideTheWorkOfAPerfectMachine) {
   EXPECT_DOUBLE_EQ(replicas.decode_per_second, 4 * one.decode_per_second);
   const StepRates stages = predict_rates(work, speed, {1, 4, 1}, load);
   EXPECT_NEAR(stages.stream_per_second / one.stream_per_second, 1, 0.01) << "one token is in one stage";
-  EXPECT_NEAR(stages.prefill_per_second / one.prefill_per_second, 4, 0.4);
+  EXPECT_NEAR(stages.prefill_per_second / one.prefill_per_second, 4, 0.5) << "9 of 32 layers in one";
   EXPECT_GT(stages.decode_per_second, one.decode_per_second);
 }
 
@@ -269,8 +271,8 @@ TEST(StepTime, ASlowLinkCostsEveryLayerTwice) {
 
 TEST(StepTime, HeadsThatDoNotDivideLeaveTheLargestShare) {
   ModelWork work = model_work(llama8b(), DType::kF16, 4);
-  work.heads = 9;
-  work.kv_heads = 3;
+  work.shape.heads = 9;
+  work.shape.kv_heads = 3;
   work.mlp_params = work.mlp_bytes = work.head_bytes = work.head_params = 0;
   const SplitSpeed speed{kDevice, kDevice, kFree};
   const Load load{.prompt = 1, .answer = 1, .chunk = 1, .batch = 1};
