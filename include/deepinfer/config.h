@@ -46,6 +46,13 @@ struct Config {
     int threads = 0;  // 0 = auto: min(affinity, cgroup quota, physical cores)
   } cpu;
 
+  // Tokens guessed from the text before and verified together (prompt look-up): the same tokens sooner.
+  struct Speculative {
+    int num_speculative_tokens = 0;  // guessed at a time at most; 0: off, unless a request wants it
+    int prompt_lookup_min = 2;       // tokens that an earlier place must share with the text's end
+    int prompt_lookup_max = 8;       // more than these are not compared
+  } speculative;
+
   // Processes that share every layer, on one machine or several: a rank each, of
   // gpu.tensor_parallel_size ranks.
   struct Cluster {

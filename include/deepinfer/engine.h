@@ -39,6 +39,9 @@ struct SamplingParams {
   // of sequences of several tokens; what cannot leave one from the start is refused.
   std::vector<std::vector<int32_t>> bad_words;
   std::vector<int32_t> allowed_token_ids;  // empty: all
+  // Tokens that are guessed from the text before and verified together, where the device can: the same tokens
+  // sooner. -1: as the engine's option; 0: none; at most 32.
+  int num_speculative_tokens = -1;
 
   // llama.cpp's samplers. The order of all steps, and what of mixtures differs from llama.cpp: SampleRow in
   // ops/params.h.
@@ -136,8 +139,16 @@ class ModelRunner;
 class Profiler;
 struct EngineMetrics;
 
+// Guesses of tokens by what followed earlier in the same text: engine/drafting.h.
+struct SpeculationOptions {
+  int num_tokens = 0;  // guessed at a time at most, to 32; 0: none but those that a request wants
+  int lookup_min = 2;  // tokens that the place before must share with the text's end
+  int lookup_max = 8;  // more than these are not compared
+};
+
 struct EngineOptions {
   int max_num_batched_tokens = 2048;
+  SpeculationOptions speculation;
   bool enable_chunked_prefill = true;
   bool enable_prefix_caching = true;
   int max_queue = 512;           // waiting sequences, n counts

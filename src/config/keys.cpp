@@ -198,6 +198,31 @@ std::vector<Key> gpu_keys() {
   };
 }
 
+std::vector<Key> speculative_keys() {
+  using S = Config::Speculative;
+  return {
+      {.section = "speculative",
+       .name = "num_speculative_tokens",
+       .field = field<&Config::speculative, &S::num_speculative_tokens>(),
+       .min = 0,
+       .max = 32,
+       .text = "Tokens guessed at a time at most, by what followed earlier in the same text, and verified "
+               "together: the same tokens, sooner where text repeats. 0: off, unless a request wants it."},
+      {.section = "speculative",
+       .name = "prompt_lookup_min",
+       .field = field<&Config::speculative, &S::prompt_lookup_min>(),
+       .min = 1,
+       .max = 64,
+       .text = "Tokens that an earlier place must share with the text's end to be believed."},
+      {.section = "speculative",
+       .name = "prompt_lookup_max",
+       .field = field<&Config::speculative, &S::prompt_lookup_max>(),
+       .min = 1,
+       .max = 64,
+       .text = "More than these are not compared; the last place that shares so many is taken at once."},
+  };
+}
+
 std::vector<Key> cluster_keys() {
   using C = Config::Cluster;
   return {
@@ -539,7 +564,7 @@ std::string Key::default_text() const {
 const std::vector<Key>& keys() {
   static const std::vector<Key> table = [] {
     std::vector<Key> all = model_keys();
-    for (auto part : {gpu_keys(), cluster_keys(), server_keys(), sampling_keys()})
+    for (auto part : {gpu_keys(), speculative_keys(), cluster_keys(), server_keys(), sampling_keys()})
       all.insert(all.end(), part.begin(), part.end());
     return all;
   }();
@@ -547,7 +572,8 @@ const std::vector<Key>& keys() {
 }
 
 const std::vector<std::string_view>& sections() {
-  static const std::vector<std::string_view> table = {"model", "gpu", "cpu", "cluster", "server", "sampling"};
+  static const std::vector<std::string_view> table = {"model",   "gpu",    "cpu",     "speculative",
+                                                      "cluster", "server", "sampling"};
   return table;
 }
 

@@ -33,6 +33,7 @@ Result<std::unique_ptr<CpuRunner>> CpuRunner::create(std::unique_ptr<ThreadPool>
   r->kv_ = std::make_unique<KvCache>(groups, block_size, o.num_blocks, r->kv_memory_.data(), Device{});
   // A prompt's scores read the head's weights once for so many tokens.
   r->logit_rows_ = o.head ? std::max(o.max_num_seqs, std::min(kScoredRows, o.max_num_batched_tokens)) : 1;
+  r->info_.logit_rows = r->logit_rows_;
   DI_ASSIGN(r->logits_memory_, Buffer::allocate(int64_t{r->logit_rows_} * r->info_.vocab_size *
                                                 static_cast<int64_t>(sizeof(float))));
   // Touched only when a prompt's tokens are scored.
@@ -75,7 +76,8 @@ void CpuRunner::flatten(const Step& step) {
     f.target.insert(f.target.end(), row.targets.begin(), row.targets.end());
     f.target_top.insert(f.target_top.end(), row.targets.size(), row.target_top);
     f.token.insert(f.token.end(), row.tokens.begin(), row.tokens.end());
-    if (row.samples) f.logit_token.push_back(static_cast<int32_t>(f.token.size()) - 1);
+    for (int32_t i = row.samples ? row.drafts + 1 : 0; i > 0; --i)
+      f.logit_token.push_back(static_cast<int32_t>(f.token.size()) - i);
     for (const std::vector<int32_t>& table : row.block_table) stride = std::max(stride, table.size());
   }
   f.row_start.push_back(static_cast<int32_t>(f.token.size()));
@@ -128,7 +130,7 @@ CpuRunner::Rows CpuRunner::wanted_rows(const Step& step) {
   Rows rows;
   for (const StepRow& row : step.rows) {
     rows.scored += std::ssize(row.targets);
-    rows.sampled += row.samples;
+    rows.sampled += row.samples ? 1 + row.drafts : 0;
   }
   return rows;
 }
@@ -229,19 +231,33 @@ void CpuRunner::score_piece(const Tensor& hidden, size_t first, size_t count, st
   }
 }
 
+// A row with drafts is sampled at each of its positions at once: the first of them is right in any case.
+void CpuRunner::list_sample_rows(const Step& step) {
+  sample_rows_.clear();
+  for (const StepRow& row : step.rows) {
+    for (int32_t i = 0; row.samples && i <= row.drafts; ++i) {
+      SampleRow& r = sample_rows_.emplace_back(row.sampling);
+      r.slot = row.slot;
+      r.position += i;
+      if (i > 0 && r.output.data() != nullptr)
+        r.output = {r.output.data(), r.output.size() + static_cast<size_t>(i)};
+    }
+  }
+}
+
 void CpuRunner::launch_sample(const Step& step) {
   DI_CHECK(step.id == launched_, "sample of step {} after forward of step {}", step.id, launched_);
-  sample_rows_.clear();
+  list_sample_rows(step);
   int32_t most = 0;
   bool mirostat = false;
+  size_t rows = 0;
   for (const StepRow& row : step.rows) {
     if (!row.samples) continue;
-    sample_rows_.push_back(row.sampling);
-    sample_rows_.back().slot = row.slot;
+    ++rows;
     most = std::max(most, row.sampling.logprobs);
-    mirostat = mirostat || row.sampling.mirostat != 0;
+    mirostat = mirostat || row.sampling.mirostat != 0;  // has no drafts
   }
-  output_.accepted.assign(sample_rows_.size(), {});
+  output_.accepted.assign(rows, {});
   output_.surprise.assign(mirostat ? sample_rows_.size() : 0, 0.0f);
   if (sample_rows_.empty()) return;
   const auto S = static_cast<int64_t>(sample_rows_.size());
@@ -253,12 +269,26 @@ void CpuRunner::launch_sample(const Step& step) {
   p.top_logprob = make_tensor(scratch_.allocate_n<float>(S * most), DType::kF32, {S, most});
   p.surprise = make_tensor(output_.surprise.data(), DType::kF32, {mirostat ? S : 0});
   ops::sample(context_, p);
-  for (int64_t s = 0; s < S; ++s) {
-    OutputToken token{.id = p.token.as<int32_t>()[s]};
-    if (sample_rows_[s].logprobs >= 0) token.logprob = p.logprob.as<float>()[s];
-    for (int32_t k = 0; k < sample_rows_[s].logprobs; ++k)
-      token.top.push_back({p.top_token.row<int32_t>(s)[k], p.top_logprob.row<float>(s)[k]});
-    output_.accepted[s].push_back(std::move(token));
+  accept(step, p);
+}
+
+// Of each row the first token, and those behind guesses that were right.
+void CpuRunner::accept(const Step& step, const SampleParams& p) {
+  auto accepted = output_.accepted.begin();
+  int64_t first = 0;  // of the row, in `p`
+  for (const StepRow& row : step.rows) {
+    if (!row.samples) continue;
+    const auto guesses = row.tokens.last(static_cast<size_t>(row.drafts));
+    for (int64_t s = first; s <= first + row.drafts; ++s) {
+      OutputToken& token = accepted->emplace_back(OutputToken{.id = p.token.as<int32_t>()[s]});
+      if (sample_rows_[s].logprobs >= 0) token.logprob = p.logprob.as<float>()[s];
+      for (int32_t k = 0; k < sample_rows_[s].logprobs; ++k)
+        token.top.push_back({p.top_token.row<int32_t>(s)[k], p.top_logprob.row<float>(s)[k]});
+      if (s < first + row.drafts && token.id != guesses[static_cast<size_t>(s - first)]) break;
+    }
+    last_token_[row.slot] = accepted->back().id;
+    first += row.drafts + 1;
+    ++accepted;
   }
 }
 

@@ -73,6 +73,8 @@ class CpuRunner final : public ModelRunner {
   CpuRunner() = default;
   bool samples() const;  // whether logits are wanted here
   void flatten(const Step& step);
+  void list_sample_rows(const Step& step);
+  void accept(const Step& step, const SampleParams& p);
   void flatten_rows(const Step* step, const Rows& count);
   void score(const Step* step, const Tensor& hidden);
   void score_piece(const Tensor& hidden, size_t first, size_t count, std::vector<OutputToken>& out);

@@ -16,7 +16,7 @@ struct Engine::Impl {
         clock(clock_in != nullptr ? *clock_in : steady),
         loop(*runner, options,
              {runner->info(), options.max_num_batched_tokens, options.enable_chunked_prefill,
-              options.enable_prefix_caching},
+              options.enable_prefix_caching, options.speculation},
              clock, mailbox, metrics) {
     limits.max_len = loop.max_len();
     limits.vocab_size = runner->info().vocab_size;

@@ -221,6 +221,7 @@ void EngineLoop::expire() {
 bool EngineLoop::launch(StepPlan& plan) {
   event_log_.step(plan, scheduler_->pool().free_blocks());
   std::exception_ptr fault;
+  const Clock::Time begun = clock_.now();
   try {
     const auto step = static_cast<int32_t>(plan.step.id), rows = static_cast<int32_t>(plan.rows.size());
     const int64_t when = profiler_ != nullptr && profiler_->recording() ? Profiler::now() : 0;
@@ -232,7 +233,7 @@ bool EngineLoop::launch(StepPlan& plan) {
       const Span span(profiler_, Phase::kSampling, step, rows);
       runner_.launch_sample(plan.step);
     }
-    launched_.push_back({plan.step.id, when});
+    launched_.push_back({plan.step.id, when, begun});
     return true;
   } catch (const DeviceLost&) {
     throw;
@@ -249,7 +250,7 @@ bool EngineLoop::launch(StepPlan& plan) {
 void EngineLoop::finish_oldest() {
   StepPlan& plan = *scheduler_->oldest();
   StepOutput output;
-  const int64_t when = launched_.front().when;
+  const Launched launched = launched_.front();
   launched_.pop_front();
   const auto step = static_cast<int32_t>(plan.step.id), rows = static_cast<int32_t>(plan.rows.size());
   try {
@@ -262,12 +263,19 @@ void EngineLoop::finish_oldest() {
     return;
   }
   metrics_.iteration_tokens.observe(static_cast<double>(plan.tokens));
+  if (plan.decodes_only && launched_.empty())
+    scheduler_->observe_cost(plan.tokens,
+                             std::chrono::duration<double>(clock_.now() - launched.begun).count());
   {
     const Span span(profiler_, Phase::kCommit, step, rows);
+    const DraftCounts before = scheduler_->drafts();
     scheduler_->commit(plan, output, emissions_);
+    metrics_.drafts.add(scheduler_->drafts().drafts - before.drafts);
+    metrics_.draft_tokens.add(scheduler_->drafts().tokens - before.tokens);
+    metrics_.accepted_draft_tokens.add(scheduler_->drafts().accepted - before.accepted);
   }
   ++stats_.steps;
-  if (when != 0) record_step(plan, when);
+  if (launched.when != 0) record_step(plan, launched.when);
   const Span span(profiler_, Phase::kDeliver, step, static_cast<int32_t>(emissions_.size()));
   report_emissions();
   report_events();

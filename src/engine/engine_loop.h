@@ -85,6 +85,7 @@ class EngineLoop {
   struct Launched {
     uint64_t step = 0;
     int64_t when = 0;  // Profiler::now(); 0: nobody records
+    Clock::Time begun;
   };
   struct Deadline {
     Clock::Time time;

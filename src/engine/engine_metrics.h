@@ -82,6 +82,7 @@ struct EngineMetrics {
   Counter prompt_tokens, prompt_tokens_cached, generation_tokens;
   Counter prefix_cache_queries, prefix_cache_hits;  // in tokens
   Counter preemptions;
+  Counter drafts, draft_tokens, accepted_draft_tokens;  // of speculation
   std::array<Counter, kEndingNames.size()> endings;
 
   Histogram time_to_first_token, inter_token_latency, time_per_output_token;     // seconds

@@ -71,6 +71,9 @@ std::string fingerprint_of(const Checkpoint& checkpoint, const std::string& kern
 
 EngineOptions engine_options(const Config& c, const Checkpoint& checkpoint) {
   return {.max_num_batched_tokens = c.gpu.max_num_batched_tokens,
+          .speculation = {.num_tokens = c.speculative.num_speculative_tokens,
+                          .lookup_min = c.speculative.prompt_lookup_min,
+                          .lookup_max = c.speculative.prompt_lookup_max},
           .enable_chunked_prefill = c.gpu.enable_chunked_prefill,
           .enable_prefix_caching = c.gpu.enable_prefix_caching,
           .max_queue = c.server.max_queue != 0 ? c.server.max_queue : 4 * c.gpu.max_num_seqs,

@@ -26,6 +26,10 @@ struct StepRow {
   std::span<const int32_t> tokens;  // of this step: ids, or one kTokenFromSlot
   std::span<const std::vector<int32_t>> block_table;  // [KV groups] block ids by position, -1 where freed
   bool samples = false;                               // the last token's logits are wanted
+  // So many of the last tokens are guesses: logits of the token before them and of each are wanted, sampled
+  // at sampling.position and those after it, with the guesses before as output (sampling.output is followed
+  // by them in memory). Accepted are the first, and each whose guess was what the one before sampled.
+  int32_t drafts = 0;
   int32_t room = 1;    // tokens that it may accept: its blocks hold context_len + tokens + room - 1 positions
   SampleRow sampling;  // when it samples
   // The tokens that come behind the row's first ones: how likely they are is wanted (of a prompt).
@@ -72,7 +76,8 @@ class ModelRunner {
     // but for the chunks of its prompt, and no step takes so much that others find nothing. As many may be in
     // flight.
     int stages = 1;
-    int max_accepted = 1;  // tokens that a decode row may accept (speculation)
+    int max_accepted = 1;  // tokens that a decode row may accept without drafts (guesses of the device)
+    int logit_rows = 0;    // sampling rows and drafts that a step may have together; 0: no drafts
     // Memory that was never used costs nothing yet: cached blocks are evicted before it is used, once the
     // blocks ever used are half as many again as were in use at once (or an eighth of the pool). So memory
     // grows with use, not with time. False where all of the pool is mapped anyway (GPU).

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/check.h"
+#include "engine/drafting.h"
 #include "engine/sequence.h"
 
 namespace deepinfer {
@@ -53,6 +54,8 @@ constexpr IntRange kIntRanges[] = {
     {"logprobs", &SamplingParams::logprobs, -1, kMaxTopLogprobs, " (-1: none)"},
     {"prompt_logprobs", &SamplingParams::prompt_logprobs, -1, kMaxTopLogprobs, " (-1: none)"},
     {"mirostat", &SamplingParams::mirostat, 0, 2, " (0: off)"},
+    {"num_speculative_tokens", &SamplingParams::num_speculative_tokens, -1, kMostDrafts,
+     " (-1: as the engine's option, 0: off)"},
     {"dry_allowed_length", &SamplingParams::dry_allowed_length, 1, INT32_MAX, ""},
     {"dry_penalty_last_n", &SamplingParams::dry_penalty_last_n, -1, INT32_MAX,
      " (-1: the whole context, 0: off)"},

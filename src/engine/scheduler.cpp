@@ -124,6 +124,7 @@ void Scheduler::commit_row(const PlannedRow& row, std::span<const OutputToken> a
   if (row.room == 0) {
     s.num_computed = row.start + row.count;
   } else {
+    learn(row, accepted);
     append(s, accepted, emissions);
     if (!accepted.empty() && s.params().mirostat != 0)
       s.mirostat_mu -= s.params().mirostat_eta * (surprise - s.params().mirostat_tau);
@@ -141,6 +142,18 @@ void Scheduler::commit_row(const PlannedRow& row, std::span<const OutputToken> a
   } else {
     pool_.trim(s.tables, s.num_computed);
   }
+}
+
+void Scheduler::learn(const PlannedRow& row, std::span<const OutputToken> accepted) {
+  Sequence& s = *row.sequence;
+  if (row.drafted && row.room > 1) {
+    ++drafts_.drafts;
+    drafts_.tokens += static_cast<uint64_t>(row.room) - 1;
+    drafts_.accepted += accepted.empty() ? 0 : accepted.size() - 1;
+  }
+  for (size_t i = 0; i < accepted.size() && i + 1 < s.guessed.size(); ++i)
+    s.record.observe(accepted[i].id == s.guessed[i + 1]);
+  s.guessed.clear();
 }
 
 void Scheduler::append(Sequence& s, std::span<const OutputToken> accepted, std::vector<Emission>& emissions) {

@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "engine/block_pool.h"
+#include "engine/drafting.h"
 #include "engine/dry.h"
 #include "engine/model_runner.h"
 #include "engine/sequence.h"
@@ -35,6 +36,11 @@ struct SchedulerOptions {
   int max_num_batched_tokens = 2048;
   bool enable_chunked_prefill = true;
   bool enable_prefix_caching = true;
+  SpeculationOptions speculation;
+};
+
+struct DraftCounts {
+  uint64_t drafts = 0, tokens = 0, accepted = 0;  // rows with drafts; their guesses; those that were right
 };
 
 struct PlannedRow {
@@ -43,12 +49,14 @@ struct PlannedRow {
   int64_t count = 0;  // tokens
   int64_t room = 0;   // tokens that it may accept; 0: does not sample
   bool from_slot = false;
+  bool drafted = false;  // the scheduler guessed: `room` - 1 tokens of the sequence's guesses are verified
 };
 
 struct StepPlan {
   Step step;
   std::vector<PlannedRow> rows;  // in the order of step.rows
   int64_t tokens = 0;
+  bool decodes_only = true;
 };
 
 // New tokens of a committed row. Valid until the next call of the scheduler.
@@ -103,6 +111,10 @@ class Scheduler {
   void shrink_budget();
   void reset_prefix_cache() { pool_.reset_cache(); }
 
+  // How long steps without prefill took: what drafts are worth follows from it. Tokens never do.
+  void observe_cost(int64_t tokens, double seconds) { cost_.observe(tokens, seconds); }
+  const DraftCounts& drafts() const { return drafts_; }
+
   // Throws InternalError when something does not hold.
   void check_invariants() const;
 
@@ -110,6 +122,8 @@ class Scheduler {
   // State of one call of plan().
   struct Round {
     int64_t budget = 0;    // tokens left
+    int64_t drafts = 0;    // tokens that may be drafted yet
+    int64_t tokens = 0;    // of decode rows, as far as they are planned or known to be wanted
     int64_t decodes = 0;   // sequences not looked at yet that want one token: the budget keeps it for them
     int64_t share = 0;     // of them, that may still be taken
     bool stalled = false;  // no block: what follows in order has to wait
@@ -124,6 +138,7 @@ class Scheduler {
   bool wants_row(const Sequence& s) const;
   bool wants_decode(const Sequence& s) const;
   PlannedRow make_row(const Sequence& s, int64_t budget) const;
+  void draft(Sequence& s, PlannedRow& row, Round& round, int64_t budget);
   bool make_room(Sequence& s, PlannedRow& row, Round& round);
   void cut_to_fit(const Sequence& s, PlannedRow& row) const;
   Sequence* victim(const Sequence& s) const;
@@ -140,6 +155,7 @@ class Scheduler {
   void commit_scores(const StepPlan& plan, const StepOutput& output);
   void account(const PlannedRow& row);
   void append(Sequence& s, std::span<const OutputToken> accepted, std::vector<Emission>& emissions);
+  void learn(const PlannedRow& row, std::span<const OutputToken> accepted);
   void publish(Sequence& s);
   void extend_keys(Sequence& s, int64_t blocks);
   void finish(Sequence& s, FinishReason reason);
@@ -159,7 +175,10 @@ class Scheduler {
   int first_plan_ = 0, in_flight_ = 0;
   uint64_t next_step_ = 1;
   DryPenalties dry_;
-  std::vector<PlannedRow> decode_rows_, prefill_rows_;  // of the plan being made
+  std::vector<PlannedRow> decode_rows_,
+      prefill_rows_;  // of the plan being made; those with drafts are prefill
+  StepCost cost_;
+  DraftCounts drafts_;
   std::vector<SchedulerEvent> events_;
   std::vector<std::unique_ptr<Sequence>> finished_;  // released; until clear_events()
 };

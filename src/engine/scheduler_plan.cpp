@@ -53,6 +53,7 @@ bool Scheduler::needs_commit(const Sequence& s) const {
   if (s.family->sampling->stateful() || options_.device.stages > 1) return true;
   const bool tracked = options_.device.tracks_tokens;
   if (s.family->sampling->penalties && !tracked) return true;
+  if (!s.guessed.empty()) return true;  // how many of its drafts count is not known
   // Stop ids are banned by position, and a planned one is an upper bound where a row may accept several.
   return (!tracked || options_.device.max_accepted > 1) && s.bans_stops_at(s.length());
 }
@@ -84,6 +85,25 @@ PlannedRow Scheduler::make_row(const Sequence& s, int64_t budget) const {
   return row;
 }
 
+// Drafts take tokens of the budget and stay below the limits. The row's room grows by as many guesses as are
+// worth their time; the others are kept, for what comes tells how good they are.
+void Scheduler::draft(Sequence& s, PlannedRow& row, Round& round, int64_t budget) {
+  if (row.from_slot || row.room != 1) return;  // what is in flight is read
+  s.guessed.clear();
+  const int wanted = s.params().num_speculative_tokens;
+  int64_t most = wanted >= 0 ? wanted : options_.speculation.num_tokens;
+  if (most == 0 || options_.device.logit_rows == 0 || s.family->sampling->stateful()) return;
+  most = std::min({most, int64_t{kMostDrafts}, s.max_len - s.length() - 1, budget - 1, round.drafts});
+  // While stop ids are banned, no guess may be sampled after the ban's end.
+  if (s.bans_stops_at(s.length())) most = std::min(most, s.params().min_tokens - s.output_len() - 1);
+  s.guessed.push_back(s.tokens.back());
+  look_up(s.tokens, options_.speculation, static_cast<size_t>(std::max<int64_t>(most, 1)), s.guessed);
+  most = std::min(most, static_cast<int64_t>(s.guessed.size()) - 1);
+  row.room = 1 + s.record.worth(most, std::max<int64_t>(round.tokens, 1), cost_);
+  row.drafted = row.room > 1;
+  if (row.drafted) round.drafts -= row.room - 1;
+}
+
 void Scheduler::plan_running(Round& round) {
   int64_t decoding = 0;  // with those in flight
   for (const Sequence* s : running_) {
@@ -93,6 +113,9 @@ void Scheduler::plan_running(Round& round) {
   }
   round.share = ceil_div(decoding, options_.device.stages);
   round.decodes = std::min(round.decodes, round.share);
+  round.tokens = round.decodes;
+  const size_t coming = std::min(free_slots_.size(), waiting_.size());
+  round.drafts = options_.device.logit_rows - static_cast<int64_t>(running_.size() + coming);
   bool first = true;
   for (size_t i = 0; i < running_.size() && round.budget > 0; ++i) {
     Sequence& s = *running_[i];
@@ -107,6 +130,7 @@ void Scheduler::plan_running(Round& round) {
     }
     PlannedRow row = make_row(s, budget);
     if (row.count == 0) continue;
+    if (decode) draft(s, row, round, budget);
     if (!make_room(s, row, round)) {
       round.stalled = true;
       return;
@@ -170,7 +194,8 @@ void Scheduler::place(const PlannedRow& row, Round& round) {
     ++s.samples_in_flight;
     s.planned_room += row.room;
   }
-  (row.count == 1 ? decode_rows_ : prefill_rows_).push_back(row);
+  round.tokens += row.drafted ? row.room - 1 : 0;
+  (row.count == 1 && !(row.drafted && row.room > 1) ? decode_rows_ : prefill_rows_).push_back(row);
 }
 
 // Blocks that running sequences will need before they know all their tokens' KV.
@@ -236,22 +261,27 @@ void Scheduler::build_step(StepPlan& plan) {
   plan.rows.assign(decode_rows_.begin(), decode_rows_.end());
   plan.rows.insert(plan.rows.end(), prefill_rows_.begin(), prefill_rows_.end());
   plan.tokens = 0;
+  plan.decodes_only = true;
   plan.step.id = next_step_++;
   plan.step.copies.clear();
   plan.step.rows.resize(plan.rows.size());
   for (size_t i = 0; i < plan.rows.size(); ++i) {
-    plan.tokens += plan.rows[i].count;
+    const PlannedRow& row = plan.rows[i];
+    plan.tokens += row.count + (row.drafted ? row.room - 1 : 0);
+    plan.decodes_only = plan.decodes_only && row.count == 1;
     fill_row(plan.step.rows[i], plan.rows[i]);
   }
 }
 
 void Scheduler::fill_row(StepRow& out, const PlannedRow& row) {
-  const Sequence& s = *row.sequence;
+  Sequence& s = *row.sequence;
   out.sequence = s.id;
   out.slot = s.slot;
   out.context_len = static_cast<int32_t>(row.start);
   out.tokens = row.from_slot ? std::span<const int32_t>(kFromSlot)
                              : std::span<const int32_t>(s.tokens).subspan(row.start, row.count);
+  out.drafts = row.drafted ? static_cast<int32_t>(row.room - 1) : 0;
+  if (out.drafts > 0) out.tokens = std::span<const int32_t>(s.guessed).first(static_cast<size_t>(row.room));
   out.block_table = s.tables;
   out.samples = row.room > 0;
   out.room = static_cast<int32_t>(std::max<int64_t>(row.room, 1));
@@ -263,7 +293,12 @@ void Scheduler::fill_row(StepRow& out, const PlannedRow& row) {
     out.target_top = s.params().prompt_logprobs;
   }
   if (!out.samples) return;
-  fill_sampling(*row.sequence, row.start + row.count, out.sampling);
+  fill_sampling(s, row.start + row.count, out.sampling);
+  if (out.drafts == 0 || !s.family->sampling->penalties) return;
+  const auto drafts = out.tokens.subspan(1);
+  s.output_and_guessed.assign(s.output().begin(), s.output().end());
+  s.output_and_guessed.insert(s.output_and_guessed.end(), drafts.begin(), drafts.end());
+  out.sampling.output = std::span<const int32_t>(s.output_and_guessed).first(s.output().size());
 }
 
 }  // namespace deepinfer

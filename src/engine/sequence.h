@@ -8,6 +8,7 @@
 
 #include "deepinfer/engine.h"
 #include "engine/block_pool.h"
+#include "engine/drafting.h"
 #include "engine/sampling_params.h"
 
 namespace deepinfer {
@@ -54,6 +55,12 @@ struct Sequence {
   std::vector<int32_t> banned_now;
   std::vector<LogitBias> dry_now;
   DryHistory dry_history;  // of `tokens`; empty without DRY
+
+  // Of the sampling row in flight: its input token and what is guessed to follow. More than is drafted, to
+  // learn from.
+  std::vector<int32_t> guessed;
+  std::vector<int32_t> output_and_guessed;  // where penalties need the tokens before each guess
+  DraftRecord record;
 
   int32_t slot = -1;  // while it runs, or rows of it are in flight
   BlockTables tables;

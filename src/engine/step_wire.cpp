@@ -1,6 +1,9 @@
 #include "engine/step_wire.h"
 
+#include <algorithm>
+
 #include "base/check.h"
+#include "engine/drafting.h"
 
 namespace deepinfer {
 namespace {
@@ -16,14 +19,14 @@ int32_t size_of(size_t n) {
 
 }  // namespace
 
-// id (2 words), rows, copies; each row: slot, context_len, samples, targets, tokens (how many, and they), for
-// each group its blocks (how many, and they); each copy: src, dst.
+// id (2 words), rows, copies; each row: slot, context_len, tokens whose logits are wanted, targets, tokens
+// (how many, and they), for each group its blocks (how many, and they); each copy: src, dst.
 std::span<const int32_t> StepEncoder::encode(const Step& step, const SlotTable& slots) {
   out_.clear();
   const auto put = [&](auto... n) { (out_.push_back(n), ...); };
   put(low(step.id), low(step.id >> 32), size_of(step.rows.size()), size_of(step.copies.size()));
   for (const StepRow& row : step.rows) {
-    put(row.slot, row.context_len, int32_t{row.samples}, size_of(row.targets.size()),
+    put(row.slot, row.context_len, row.samples ? 1 + row.drafts : 0, size_of(row.targets.size()),
         size_of(row.tokens.size()));
     for (const int32_t token : row.tokens)
       put(token == kTokenFromSlot ? slots.last_token.as<int32_t>()[row.slot] : token);
@@ -80,12 +83,17 @@ Result<void> StepDecoder::read_row(Reader& in, size_t index) {
   row = {};
   row.slot = in.number("slot", 0, limits_.slots - 1);
   row.context_len = in.number("context length", 0, limits_.max_model_len);
-  row.samples = in.number("samples", 0, 1) != 0;
+  const int32_t sampled = in.number("sampled tokens", 0, 1 + kMostDrafts);
+  row.samples = sampled > 0;
+  row.drafts = std::max(sampled - 1, 0);
   const size_t targets = in.count("targets");
   const size_t tokens = in.count("tokens");
   row.tokens = in.numbers(tokens, "token", 0, limits_.vocab - 1);
   if (targets > row.tokens.size())
     return make_error(ErrorCode::kInternal, "a step: {} targets of {} tokens", targets, row.tokens.size());
+  if (static_cast<size_t>(sampled) > row.tokens.size())
+    return make_error(ErrorCode::kInternal, "a step: {} of {} tokens are sampled", sampled,
+                      row.tokens.size());
   row.targets = row.tokens.first(targets);  // only how many there are matters here
   std::vector<std::vector<int32_t>>& tables = tables_[index];
   tables.resize(limits_.groups);

@@ -63,7 +63,6 @@ void append_settings(MetricsText& text, const Config& config, const EngineStats&
 }
 
 void append_counters(MetricsText& text, const Labels& labels, const EngineMetrics& m) {
-  const Counter never;
   const CounterFamily families[] = {
       {"prompt_tokens_total", "Tokens of prompts, when their first token was generated.", &m.prompt_tokens},
       {"prompt_tokens_cached_total", "Those of them that the prefix cache had.", &m.prompt_tokens_cached},
@@ -73,9 +72,10 @@ void append_counters(MetricsText& text, const Labels& labels, const EngineMetric
       {"prefix_cache_queries_total", "Tokens of prompts looked up in the prefix cache.",
        &m.prefix_cache_queries},
       {"prefix_cache_hits_total", "Tokens of prompts found in the prefix cache.", &m.prefix_cache_hits},
-      {"spec_decode_num_drafts_total", "Drafts of speculative decoding.", &never},
-      {"spec_decode_num_draft_tokens_total", "Tokens of these drafts.", &never},
-      {"spec_decode_num_accepted_tokens_total", "Tokens of these drafts that were accepted.", &never},
+      {"spec_decode_num_drafts_total", "Drafts of speculative decoding.", &m.drafts},
+      {"spec_decode_num_draft_tokens_total", "Tokens of these drafts.", &m.draft_tokens},
+      {"spec_decode_num_accepted_tokens_total", "Tokens of these drafts that were accepted.",
+       &m.accepted_draft_tokens},
   };
   for (const CounterFamily& family : families) {
     text.family(family.name, "counter", family.help);
