@@ -10,7 +10,7 @@ constexpr double kCostKeeps = 0.98;
 // Until steps of different sizes were seen: what a token more costs, in steps of one token. Few tokens share
 // the reading of the weights, so it is far from 1.
 constexpr double kTokenPrior = 0.35;
-constexpr double kPriorWeight = 0.5;  // in square tokens, against the variance that was seen
+constexpr double kPriorWeight = 0.1;  // in square tokens, against the variance that was seen
 
 }  // namespace
 

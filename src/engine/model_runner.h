@@ -28,7 +28,7 @@ struct StepRow {
   bool samples = false;                               // the last token's logits are wanted
   // So many of the last tokens are guesses: logits of the token before them and of each are wanted, sampled
   // at sampling.position and those after it, with the guesses before as output (sampling.output is followed
-  // by them in memory). Accepted are the first, and each whose guess was what the one before sampled.
+  // by them in memory). Accepted are the first token, and each behind a guess that was what came.
   int32_t drafts = 0;
   int32_t room = 1;    // tokens that it may accept: its blocks hold context_len + tokens + room - 1 positions
   SampleRow sampling;  // when it samples

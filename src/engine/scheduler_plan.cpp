@@ -284,7 +284,7 @@ void Scheduler::fill_row(StepRow& out, const PlannedRow& row) {
   if (out.drafts > 0) out.tokens = std::span<const int32_t>(s.guessed).first(static_cast<size_t>(row.room));
   out.block_table = s.tables;
   out.samples = row.room > 0;
-  out.room = static_cast<int32_t>(std::max<int64_t>(row.room, 1));
+  out.room = row.drafted ? 1 : static_cast<int32_t>(std::max<int64_t>(row.room, 1));
   out.sampling = {};
   out.targets = {};
   if (s.wants_scores() && row.start + 1 < s.prompt_len) {

@@ -475,7 +475,7 @@ def test_words_and_ids_that_never_or_always_come(server, client):
 
 @pytest.mark.parametrize("fields", [
     {"typical_p": 0.5}, {"top_n_sigma": 1.5}, {"xtc_probability": 0.5, "xtc_threshold": 0.05}, {"dynatemp_range": 0.5},
-    {"mirostat": 1}, {"mirostat": 2, "mirostat_tau": 3}, {"dry_multiplier": 0.8, "dry_sequence_breakers": ["\n"]},
+    {"mirostat": 1}, {"num_speculative_tokens": 8}, {"mirostat": 2, "mirostat_tau": 3}, {"dry_multiplier": 0.8, "dry_sequence_breakers": ["\n"]},
     {"dry_multiplier": 1}, {"deterministic": True}, {"truncate_prompt_tokens": -1}, {"priority": -5},
 ], ids=lambda fields: "-".join(fields))
 def test_samplers_answer(client, fields):

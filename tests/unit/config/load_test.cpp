@@ -261,6 +261,9 @@ TEST(Keys, EveryFieldOfConfigHasARow) {
   (void)threads;
   auto& [nodes, rank, address, port, token] = c.cluster;
   (void)nodes, (void)rank, (void)address, (void)port, (void)token;
+  auto& [guesses, least, longest] = c.speculative;
+  (void)guesses, (void)least, (void)longest;
+  EXPECT_EQ(count["speculative"], 3);
   EXPECT_EQ(count["cluster"], 5);
   EXPECT_EQ(count["model"], model_size);
   EXPECT_EQ(count["gpu"], gpu_size);

@@ -122,6 +122,21 @@ TEST(EqualBits, Preempted) {
   EXPECT_GT(engine->stats().preemptions, 0u);
 }
 
+// Guessed tokens that are verified together, alone and beside others, where answers repeat themselves.
+TEST(EqualBits, Drafted) {
+  for (const int budget : {512, 20}) {
+    CpuEngineOptions o = options(2);
+    o.engine.max_num_batched_tokens = o.runner.max_num_batched_tokens = budget;
+    o.engine.speculation = {.num_tokens = 8, .lookup_min = 1, .lookup_max = 4};
+    const auto engine = make(o);
+    std::vector<Answer> alone;
+    for (const EngineRequest& r : requests()) alone.push_back(run_all(*engine, {r})[0]);
+    expect_equal(reference(), alone);
+    expect_equal(reference(), run_all(*engine, requests()));
+    EXPECT_GT(engine->metrics().accepted_draft_tokens.value(), 10u);
+  }
+}
+
 // The same with two ranks, whose sums have an order of their own; against one another, as above.
 TEST(EqualBits, Ranks) {
   CpuEngineOptions o = options(2);
@@ -133,6 +148,7 @@ TEST(EqualBits, Ranks) {
   }
   o.threads = 3;
   o.engine.enable_prefix_caching = true;
+  o.engine.speculation = {.num_tokens = 8, .lookup_min = 1, .lookup_max = 4};
   for (const int budget : {512, 37}) {
     o.engine.max_num_batched_tokens = o.runner.max_num_batched_tokens = budget;
     if (budget == 37) o.runner.num_blocks = 20;

@@ -161,6 +161,9 @@ void FakeRunner::launch_forward(const Step& step) {
   if (on_launch) on_launch(step);
   if (static_cast<int>(in_flight_.size()) >= options_.info.max_in_flight) fault("too many steps in flight");
   bool prefill = false;
+  int wanted = 0;
+  for (const StepRow& row : step.rows) wanted += row.samples ? 1 + row.drafts : 0;
+  if (wanted > std::max(options_.info.logit_rows, options_.info.num_slots)) fault("too many logits");
   for (const StepRow& row : step.rows) {
     check_row(row);
     if (row.tokens.size() > 1) prefill = true;
@@ -208,9 +211,10 @@ void FakeRunner::check_row(const StepRow& row) {
   }
   if (info.stages > 1 && row.tokens[0] == kTokenFromSlot) fault("a stage is told of a token that none knows");
   if (row.samples && row.sampling.slot != row.slot) fault("slot of the sampler differs");
-  if (row.samples && row.sampling.position != row.context_len + static_cast<int64_t>(row.tokens.size())) {
+  const auto known = static_cast<int64_t>(row.tokens.size()) - row.drafts;
+  if (row.samples && row.sampling.position != row.context_len + known)
     fault("position of the sampler differs");
-  }
+  if (row.drafts > 0 && (!row.samples || known != 1 || row.room != 1)) fault("drafts of a row that has none");
 }
 
 // Blocks that the row may read or write. What a window group looks back on is known only where the steps
@@ -263,7 +267,8 @@ void FakeRunner::execute_row(const Step& step, const StepRow& row, StepOutput& o
   int32_t token = -1;
   uint64_t value = 0;
   std::vector<OutputToken> scored;
-  for (size_t i = 0; i < row.tokens.size(); ++i, ++position) {
+  const size_t known = row.tokens.size() - static_cast<size_t>(row.drafts);
+  for (size_t i = 0; i < known; ++i, ++position) {
     token = from_slot ? slot.last : row.tokens[i];
     value = forward(row, token, position);
     if (i < row.targets.size()) scored.push_back(score(options_.info.vocab_size, value, row.targets[i]));
@@ -287,7 +292,13 @@ std::vector<OutputToken> FakeRunner::sample(const Step& step, const StepRow& row
                                             uint64_t value, float* surprise) {
   const SampleRow& s = row.sampling;
   auto count = static_cast<uint64_t>(row.room);
-  if (options_.reject_drafts) {
+  const auto drafts = row.tokens.last(static_cast<size_t>(row.drafts));
+  if (row.drafts > 0) {
+    count += drafts.size();
+    const bool penalized = s.presence_penalty != 0 || s.frequency_penalty != 0 || s.repetition_penalty != 1;
+    if (penalized && !std::equal(drafts.begin(), drafts.end(), s.output.data() + s.output.size()))
+      fault("the output is not followed by the drafts");
+  } else if (options_.reject_drafts) {
     const uint64_t least = options_.info.tracks_tokens ? 1 : 0;
     count = least + mix(mix(options_.seed, step.id), row.sequence) % (row.room + 1 - least);
   }
@@ -308,8 +319,16 @@ std::vector<OutputToken> FakeRunner::sample(const Step& step, const StepRow& row
     if (penalties) history = mix(history, static_cast<uint64_t>(token));
     accepted.push_back({.id = token, .logprob = -1.0f});
     ++position;
+    if (accepted.size() <= drafts.size() && token != drafts[accepted.size() - 1]) break;
   }
+  drafts_seen_ += row.drafts;
+  drafts_accepted_ += row.drafts > 0 ? static_cast<int>(accepted.size()) - 1 : 0;
   // Rejected drafts leave their traces.
+  for (auto r = static_cast<int64_t>(accepted.size()); r <= row.drafts; ++r) {
+    for (size_t g = 0; row.drafts > 0 && g < options_.info.groups.size(); ++g) {
+      if (Cell* c = cell(row, g, position - static_cast<int64_t>(accepted.size()) - 1 + r)) *c = {};
+    }
+  }
   for (auto r = static_cast<int64_t>(std::max<uint64_t>(count, 1)); r < row.room; ++r) {
     for (size_t g = 0; g < options_.info.groups.size(); ++g) {
       if (Cell* c = cell(row, g, position - static_cast<int64_t>(count) - 1 + r)) *c = {};

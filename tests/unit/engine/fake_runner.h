@@ -52,6 +52,8 @@ class FakeRunner final : public ModelRunner {
   const std::vector<std::string>& faults() const { return faults_; }
   int64_t computed_tokens() const { return computed_tokens_; }
   int max_in_flight_seen() const { return max_in_flight_seen_; }
+  int drafts_seen() const { return drafts_seen_; }  // tokens of StepRow::drafts
+  int drafts_accepted() const { return drafts_accepted_; }
 
   // Called first in launch_forward() and wait(): may throw or block.
   std::function<void(const Step&)> on_launch;
@@ -101,6 +103,7 @@ class FakeRunner final : public ModelRunner {
   std::vector<std::string> faults_;
   int64_t computed_tokens_ = 0;
   int max_in_flight_seen_ = 0;
+  int drafts_seen_ = 0, drafts_accepted_ = 0;
 };
 
 }  // namespace deepinfer::test

@@ -36,11 +36,13 @@ class History {
       if (chance(0.01) && sim.scheduler().empty()) sim.scheduler().reset_prefix_cache();
     }
     overlapped = sim.runner().max_in_flight_seen() > 1;
+    drafts = sim.runner().drafts_seen();
+    accepted = sim.runner().drafts_accepted();
     for (uint64_t id : ids) hits += sim.sequence(id).cached_tokens > 0 ? 1 : 0;
     return sim.verdict();
   }
 
-  int64_t preemptions = 0, hits = 0;
+  int64_t preemptions = 0, hits = 0, drafts = 0, accepted = 0;
   bool overlapped = false;
 
  private:
@@ -63,6 +65,11 @@ class History {
     info.max_in_flight = pick(1, 3);
     info.stages = chance(0.3) ? info.max_in_flight : 1;
     info.max_accepted = chance(0.5) ? 1 : pick(2, 4);
+    if (info.max_accepted == 1 && chance(0.7)) {
+      info.logit_rows = info.num_slots + pick(0, 12);
+      o.speculation = {.num_tokens = pick(0, 6), .lookup_min = pick(1, 2), .lookup_max = pick(2, 5)};
+      if (chance(0.7)) info.vocab_size = 3;  // guesses are right now and then
+    }
     info.touched_first = chance(0.5);
     info.tracks_tokens = chance(0.4) && info.groups[0].kind == KvGroupSpec::Kind::kFull;
     o.fake.late = chance(0.5);
@@ -97,6 +104,7 @@ class History {
     if (chance(0.3)) s.min_tokens = pick(0, s.max_tokens);
     s.ignore_eos = chance(0.3);
     if (chance(0.2)) s.repetition_penalty = 1.5f;
+    if (chance(0.3)) s.num_speculative_tokens = pick(0, 5);
     if (chance(0.3)) shape(s);
     r.priority = chance(0.3) ? pick(-1, 1) : 0;
     if (chance(0.2)) r.cache_salt = "salt";
@@ -143,7 +151,7 @@ uint64_t environment(const char* name, uint64_t otherwise) {
 TEST(RandomHistories, OutputsEqualTheOracle) {
   const uint64_t one = environment("DEEPINFER_TEST_SEED", 0);
   const uint64_t count = one != 0 ? 1 : environment("DEEPINFER_TEST_HISTORIES", 16000);
-  int64_t preempted = 0, hits = 0, overlapped = 0;
+  int64_t preempted = 0, hits = 0, overlapped = 0, drafted = 0, accepted = 0;
   for (uint64_t i = 0; i < count; ++i) {
     const uint64_t seed = one != 0 ? one : 1000 + i;
     History history(seed);
@@ -157,17 +165,21 @@ TEST(RandomHistories, OutputsEqualTheOracle) {
     preempted += history.preemptions > 0;
     hits += history.hits > 0;
     overlapped += history.overlapped;
+    drafted += history.drafts > 0;
+    accepted += history.accepted > 0;
   }
   printf(
       "%llu histories from seed 1000: %lld with preemptions, %lld with prefix hits, %lld with plans in "
-      "flight\n",
+      "flight, %lld with drafts, %lld with drafts that were right\n",
       static_cast<unsigned long long>(count), static_cast<long long>(preempted), static_cast<long long>(hits),
-      static_cast<long long>(overlapped));
+      static_cast<long long>(overlapped), static_cast<long long>(drafted), static_cast<long long>(accepted));
   if (one != 0) return;
   // The histories must reach what they are there for.
   EXPECT_GT(preempted, static_cast<int64_t>(count / 20));
   EXPECT_GT(hits, static_cast<int64_t>(count / 20));
   EXPECT_GT(overlapped, static_cast<int64_t>(count / 20));
+  EXPECT_GT(drafted, static_cast<int64_t>(count / 20));
+  EXPECT_GT(accepted, static_cast<int64_t>(count / 20));
 }
 
 }  // namespace

@@ -25,7 +25,8 @@ std::string compare_scores(const std::vector<OutputToken>& got, const std::vecto
 Sim::Sim(SimOptions options)
     : options_(std::move(options)),
       runner_(options_.fake),
-      scheduler_({options_.fake.info, options_.budget, options_.chunked, options_.prefix_caching}) {}
+      scheduler_({options_.fake.info, options_.budget, options_.chunked, options_.prefix_caching,
+                  options_.speculation}) {}
 
 uint64_t Sim::add(EngineRequest request) {
   if (static_cast<int64_t>(request.prompt.size()) >= scheduler_.max_len()) return 0;

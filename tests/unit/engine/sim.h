@@ -17,6 +17,7 @@ struct SimOptions {
   bool chunked = true;
   bool prefix_caching = true;
   std::vector<int32_t> end_ids;
+  SpeculationOptions speculation;
 };
 
 struct SimSequence {

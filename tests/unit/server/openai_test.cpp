@@ -200,6 +200,8 @@ TEST(ParseChat, WrongTypesAndRangesNameTheParameter) {
       {R"("xtc_threshold":-0.5)", "xtc_threshold"},
       {R"("dynatemp_range":-1)", "dynatemp_range"},
       {R"("dynatemp_exponent":1e999)", "dynatemp_exponent"},
+      {R"("num_speculative_tokens":33)", "num_speculative_tokens"},
+      {R"("num_speculative_tokens":-1)", "num_speculative_tokens"},
       {R"("mirostat":3)", "mirostat"},
       {R"("mirostat":1.5)", "mirostat"},
       {R"("mirostat_tau":-1)", "mirostat_tau"},
@@ -235,7 +237,8 @@ TEST(ParseChat, SamplersAndRestOfTheTableArrive) {
          "dynatemp_exponent":2,"mirostat":2,"mirostat_tau":4,"mirostat_eta":0.5,"dry_multiplier":0.75,"dry_base":2,
          "dry_allowed_length":3,"dry_penalty_last_n":64,"dry_sequence_breakers":["\n","x"],"bad_words":["a"," b"],
          "allowed_token_ids":[7,3,7],"prompt_logprobs":3,"truncate_prompt_tokens":-1,"return_token_ids":true,
-         "return_tokens_as_token_ids":true,"spaces_between_special_tokens":false,"echo":true,"deterministic":true,
+         "num_speculative_tokens":7,"return_tokens_as_token_ids":true,
+        "spaces_between_special_tokens":false,"echo":true,"deterministic":true,
          "request_id":"r-1","reasoning_effort":"low","documents":[{"title":"t","text":"x"}],"best_of":1)");
   ASSERT_TRUE(request.ok()) << request.error().message;
   const SamplingParams& s = request->sampling;
@@ -245,6 +248,7 @@ TEST(ParseChat, SamplersAndRestOfTheTableArrive) {
   EXPECT_EQ(s.xtc_threshold, 0.125f);
   EXPECT_EQ(s.dynatemp_range, 0.5f);
   EXPECT_EQ(s.dynatemp_exponent, 2.0f);
+  EXPECT_EQ(s.num_speculative_tokens, 7);
   EXPECT_EQ(s.mirostat, 2);
   EXPECT_EQ(s.mirostat_tau, 4.0f);
   EXPECT_EQ(s.mirostat_eta, 0.5f);
