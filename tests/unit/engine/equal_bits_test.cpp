@@ -5,6 +5,7 @@
 #include <bit>
 #include <random>
 
+#include "engine/engine_metrics.h"
 #include "support/cpu_engine.h"
 
 namespace deepinfer {
