@@ -26,7 +26,8 @@ using Clock = std::chrono::steady_clock;
 constexpr int kChunk = 128;             // tokens of the larger step
 constexpr double kSampledValue = 1e-9;  // seconds for each value of the vocabulary that is sampled from
 // So many layers are run one after the other: fewer would be read from a cache that a model does not fit.
-constexpr double kStreamedBytes = 96e6;
+constexpr double kStreamedBytes = 512e6;
+constexpr int kFew = 8;         // tokens of a step that reads and multiplies about equally long
 constexpr int kContext = 1024;  // tokens that are looked back on, where the cache is measured
 constexpr int kBlockSize = 16;
 constexpr double kRunSeconds = 0.06;  // of each measurement, at least
@@ -158,6 +159,7 @@ Result<DeviceSpeed> speed_of(const LayerModel& whole, const LayerModel& half, co
   DI_ASSIGN(const double half_one, measure(half, r, 1));
   DI_ASSIGN(const double many, measure(whole, r, kChunk));
   DI_ASSIGN(const double half_many, measure(half, r, kChunk));
+  DI_ASSIGN(const double few, measure(whole, r, kFew));
   DI_ASSIGN(const double far, measure(whole, r, 1, kContext - 1));
   // Where noise turns the order around nothing is known of what stands besides.
   const auto rate = [](double size, double half_size, double time, double half_time) {
@@ -173,6 +175,10 @@ Result<DeviceSpeed> speed_of(const LayerModel& whole, const LayerModel& half, co
   const double flop = 2.0 * kChunk * whole.parameters, half_flop = 2.0 * kChunk * half.parameters;
   s.flop_per_second = rate(flop, half_flop, many, half_many);
   s.token_seconds = std::max(many - flop / s.flop_per_second - s.layer_seconds, 0.0) / kChunk;
+  const double read = whole.bytes / s.bytes_per_second;
+  const double multiply = 2.0 * kFew * whole.parameters / s.flop_per_second;
+  const double hidden = read + multiply + s.layer_seconds + kFew * s.token_seconds - few;
+  s.overlap = std::clamp(hidden / std::min(read, multiply), 0.0, 1.0);
   return s;
 }
 
@@ -256,6 +262,7 @@ DeviceSpeed between(const DeviceSpeed& one, const DeviceSpeed& all, double part)
   return {.bytes_per_second = between(one.bytes_per_second, all.bytes_per_second, part),
           .cache_per_second = between(one.cache_per_second, all.cache_per_second, part),
           .flop_per_second = between(one.flop_per_second, all.flop_per_second, part),
+          .overlap = one.overlap + (all.overlap - one.overlap) * part,
           .layer_seconds = between(one.layer_seconds, all.layer_seconds, part),
           .token_seconds = between(one.token_seconds, all.token_seconds, part),
           .step_seconds = between(one.step_seconds, all.step_seconds, part),

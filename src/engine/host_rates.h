@@ -15,7 +15,7 @@ struct HostRates {
   LinkSpeed link;        // between two ranks that are threads
 };
 
-// Packs some layers of the model, 100 MB where it has them, and runs them: a second or two. Checkpoints
+// Packs some layers of the model, 500 MB where it has them, and runs them: some seconds. Checkpoints
 // without data are measured with random weights. kModel, kConfig: a layer of this model cannot be made.
 Result<HostRates> measure_host(const Config& config, const Checkpoint& checkpoint, int threads);
 

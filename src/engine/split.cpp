@@ -25,6 +25,7 @@ constexpr double kStep = 30e-6, kSampledRow = 0.3e-6;
 struct Sums {
   double seconds, part;
 };
+constexpr double kSummed = 4;  // bytes of a value that ranks exchange, on cards and CPUs
 constexpr Sums kNvlinkSums{9e-6, 0.7}, kPeerSums{14e-6, 0.7}, kHostSums{25e-6, 0.35};
 
 std::optional<KnownGpu> slowest_card(std::span<const GpuInfo> gpus) {
@@ -111,7 +112,7 @@ Result<SplitPlan> plan_of(const Config& config, const Checkpoint& checkpoint, co
   const std::optional<SplitSpeed> speed = speed_of(machine, checkpoint, split);
   load.chunk = config.gpu.max_num_batched_tokens;
   load.batch = plan.batch = load.batch > 0 ? load.batch : batch_of(plan.memory, load);
-  const ModelWork work = model_work(checkpoint, cache_dtype(plan.memory), cards ? 2.0 : 4.0);
+  const ModelWork work = model_work(checkpoint, cache_dtype(plan.memory), kSummed);
   if (speed) plan.rates = predict_rates(work, *speed, split, load);
   return plan;
 }

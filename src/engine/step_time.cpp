@@ -93,7 +93,9 @@ class Timer {
 
  private:
   double product(double bytes, double params, double tokens) const {
-    return std::max(bytes / speed_.bytes_per_second, 2 * params * tokens / speed_.flop_per_second);
+    const double read = bytes / speed_.bytes_per_second,
+                 multiply = 2 * params * tokens / speed_.flop_per_second;
+    return std::max(read, multiply) + (1 - speed_.overlap) * std::min(read, multiply);
   }
 
   // Of so many elements, on every rank: each sends and gets all but its own part twice.

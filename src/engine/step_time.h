@@ -21,10 +21,11 @@ struct DeviceSpeed {
   double bytes_per_second = 0;  // of weights
   double cache_per_second = 0;  // of keys and values, bytes; 0: as weights
   double flop_per_second = 0;   // of products with these weights
-  double layer_seconds = 0;     // of a layer besides: gaps between kernels, norms
-  double token_seconds = 0;     // of a layer besides, for each token of the step
-  double step_seconds = 0;      // of a step besides
-  double row_seconds = 0;       // of a sampled row besides
+  double overlap = 1;        // of the lesser of reading weights and multiplying: what hides behind the other
+  double layer_seconds = 0;  // of a layer besides: gaps between kernels, norms
+  double token_seconds = 0;  // of a layer besides, for each token of the step
+  double step_seconds = 0;   // of a step besides
+  double row_seconds = 0;    // of a sampled row besides
 };
 
 // Between ranks.
