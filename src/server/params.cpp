@@ -102,11 +102,11 @@ constexpr ParamRow kParams[] = {
     other("stop_token_ids", kVllm, "none", "array of up to 1024 token ids", read_stop_ids),
     boolean("include_stop_str_in_output", kVllm, "false", "the text keeps what stopped it",
             request<&Request::include_stop>),
-    integer(
-        "num_speculative_tokens", 0, 32, "deepinfer", "the setting of this name",
-        "tokens guessed at a time at most from the text before: the same tokens, sooner where text repeats; "
-        "0: none",
-        sampling<&S::num_speculative_tokens>),
+    integer("num_speculative_tokens", -1, 32, "deepinfer", "-1",
+            "tokens guessed at a time from the text before: the same answer, sooner where it repeats; 0: "
+            "none, -1: as "
+            "the setting of this name says",
+            sampling<&S::num_speculative_tokens>),
     // How a token is chosen.
     number("temperature", 0, 2, kOpenAi, "1", "0: always the most likely token", sampling<&S::temperature>),
     above("top_p", 0, 1, kOpenAi, "1", "the most likely tokens up to this sum; 1: all", sampling<&S::top_p>),

@@ -201,7 +201,7 @@ TEST(ParseChat, WrongTypesAndRangesNameTheParameter) {
       {R"("dynatemp_range":-1)", "dynatemp_range"},
       {R"("dynatemp_exponent":1e999)", "dynatemp_exponent"},
       {R"("num_speculative_tokens":33)", "num_speculative_tokens"},
-      {R"("num_speculative_tokens":-1)", "num_speculative_tokens"},
+      {R"("num_speculative_tokens":-2)", "num_speculative_tokens"},
       {R"("mirostat":3)", "mirostat"},
       {R"("mirostat":1.5)", "mirostat"},
       {R"("mirostat_tau":-1)", "mirostat_tau"},
