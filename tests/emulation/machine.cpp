@@ -45,7 +45,7 @@ int& current_device() {
 
 void reset_machine(const MachineConfig& config) {
   const std::lock_guard lock(machine_mutex());
-  machine().enter(-1);
+  if (const auto& before = machine_slot()) before->enter(-1);
   reset_virtual_memory();
   machine_slot() = std::make_unique<Machine>(config);
   nccl_fault() = {};
