@@ -36,6 +36,8 @@ json::object number_schema(const ParamRow& row) {
   if (integer) {
     schema["minimum"] = static_cast<int64_t>(row.low);
     schema["maximum"] = static_cast<int64_t>(row.high);
+    // The one number with a hole: nothing would be left of the prompt.
+    if (row.name == "truncate_prompt_tokens") schema["not"] = json::object{{"const", 0}};
   } else {
     schema[row.kind == ParamKind::kNumberAbove ? "exclusiveMinimum" : "minimum"] = row.low;
     schema["maximum"] = row.high;
