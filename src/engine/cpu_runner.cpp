@@ -262,7 +262,7 @@ void CpuRunner::launch_sample(const Step& step) {
   if (sample_rows_.empty()) return;
   const auto S = static_cast<int64_t>(sample_rows_.size());
   scratch_.reset();
-  SampleParams p{.logits = logits_, .rows = sample_rows_, .slots = &slots_};
+  SampleParams p{.logits = logits_, .rows = sample_rows_};  // the last token of a slot: accept()
   p.token = make_tensor(scratch_.allocate_n<int32_t>(S), DType::kI32, {S});
   p.logprob = make_tensor(scratch_.allocate_n<float>(S), DType::kF32, {S});
   p.top_token = make_tensor(scratch_.allocate_n<int32_t>(S * most), DType::kI32, {S, most});
